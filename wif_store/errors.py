@@ -1,0 +1,62 @@
+"""Every error this package raises on purpose.
+
+::
+
+    WifError
+    ├── SourceError      a task's rows: missing, mistyped, empty, contradictory
+    ├── TaskError        an unknown task or protocol
+    ├── ModelError       a model that cannot be had or cannot be read
+    ├── ResidualError    a number that must not be stored (NaN, infinity)
+    ├── SelectionError   k successes and k failures cannot be reached
+    ├── BuildError       an output folder that is taken, locked or full
+    ├── StoreError       a store that is unfinished or of another format
+    │   └── DamageError  bytes that are not the bytes that were written
+    ├── ScoreError       a probe or a prediction file that cannot be scored
+    └── PublishError     the Hub, or what it holds, refuses
+
+A message is one line that says what was found, what was expected and what to do.
+"""
+
+
+class WifError(Exception):
+    """Base of all errors a user can mend; the command line prints it as one line."""
+
+
+class SourceError(WifError):
+    """The rows of a task cannot be used as they are."""
+
+
+class TaskError(WifError):
+    """No such task, or no such protocol of it."""
+
+
+class ModelError(WifError):
+    """A model cannot be had, or its residual stream cannot be read."""
+
+
+class ResidualError(WifError):
+    """A residual is NaN or infinite; the message names the example and the layer."""
+
+
+class SelectionError(WifError):
+    """The source runs out before both classes are full."""
+
+
+class BuildError(WifError):
+    """The output cannot be written, or belongs to something else."""
+
+
+class StoreError(WifError):
+    """A store is missing, unfinished or of another format version."""
+
+
+class DamageError(StoreError):
+    """A file of the store is missing or does not hold what was written."""
+
+
+class ScoreError(WifError):
+    """A probe, a split or a predictions file cannot be scored."""
+
+
+class PublishError(WifError):
+    """A dataset cannot be published, fetched or verified."""
