@@ -39,8 +39,8 @@ def open_engine(
     Args:
         model: ``gemma3-270m``, a Hub id (``@revision``), a folder or a GGUF file.
         protocol: What is scored and where residuals are read.
-        layers: Blocks read at the final token: ``all``, ``none`` or comma-separated 0-based indices.
-        sequence_layers: Blocks read at every token: likewise, or ``auto`` for every fifth block.
+        layers: Blocks read at the final token: ``all``, ``auto`` (every fifth) or 0-based indices as in ``5,10``.
+        sequence_layers: Blocks read at every token: likewise, or ``none``.
         device: ``auto`` or a torch device.
         dtype: The type of the forward pass.
         limits: How large one forward pass may be.
@@ -56,6 +56,8 @@ def open_engine(
     loaded = load(located, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     count = len(loaded.blocks)
     final, sequence = parse_layers(layers, count), parse_layers(sequence_layers, count)
+    if not final:
+        raise ModelError("no layer is to be read at the final token; expected --layers all or at least one index")
     record = {
         "id": located.name,
         "kind": located.kind,

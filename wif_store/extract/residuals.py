@@ -47,12 +47,12 @@ class Capture:
         """Final tokens ``[layers, n, d_model]`` and sequences ``n * [sequence_layers, length, d_model]``."""
         index = torch.tensor(rows, device=self._final.device)
         final = torch.stack([self._finals[layer].index_select(0, index) for layer in self._layers])
+        lengths = self.lengths.tolist()
         if not self._sequence_layers:
-            empty = final.new_empty(0, 0, final.shape[-1])
-            return final, [empty.expand(0, n, -1) for n in self.lengths[index].tolist()]
-        spans = torch.stack([self._sequences[layer] for layer in self._sequence_layers])
-        spans = spans.split(self.lengths.tolist(), dim=1)  # type: ignore[no-untyped-call]
-        return final, [spans[row] for row in rows]
+            return final, [final.new_empty(0, lengths[row], final.shape[-1]) for row in rows]
+        stacked = torch.stack([self._sequences[layer] for layer in self._sequence_layers])
+        sequences = stacked.split(lengths, dim=1)  # type: ignore[no-untyped-call]
+        return final, [sequences[row] for row in rows]
 
 
 @contextmanager
