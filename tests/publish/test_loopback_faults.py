@@ -51,6 +51,7 @@ def test_an_upload_that_fails_is_sent_again(
     assert fault.hits == 1
     assert hub.log.count("PUT /cdn/") == 2
     assert hub.repo(REPO).read("a.bin") == SHARD
+    assert not list(hub.repo(REPO).folder.rglob("*.partial"))
 
 
 def test_a_commit_is_not_retried_by_the_client(hub: Hub, api: HfApi) -> None:

@@ -62,6 +62,8 @@ def test_a_token_says_who_it_is(hub: Hub, api: HfApi) -> None:
 def test_no_write_access_is_refused_before_the_upload(hub: Hub, api: HfApi, who: str, code: int) -> None:
     hub.log.clear()
     token = False if who == "none" else getattr(hub, who)
+    with pytest.raises(HfHubHTTPError):
+        api.auth_check(REPO, repo_type="dataset", token=token, write=True)
     with pytest.raises(HfHubHTTPError) as refused:
         commit(api, {"a.bin": SHARD}, token=token)
     assert status(refused) == code
@@ -147,6 +149,25 @@ def test_of_two_commits_at_once_on_one_parent_one_lands(hub: Hub, api: HfApi) ->
         thread.join()
     assert results.count(412) == 3
     assert len(list(hub.repo(REPO).history())) == 2
+
+
+def test_a_reader_of_main_sees_one_commit_or_the_other(hub: Hub, api: HfApi) -> None:
+    commit(api, {"a.txt": b"0", "b.txt": b"0"})
+    seen, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            pair = api.get_paths_info(REPO, ["a.txt", "b.txt"], repo_type="dataset")
+            seen.add(tuple(file.blob_id for file in pair))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(1, 15):
+        commit(api, {"a.txt": b"%d" % n, "b.txt": b"%d" % n})
+    done.set()
+    reader.join()
+    assert len(seen) > 1
+    assert all(a == b for a, b in seen)
 
 
 def test_an_upload_that_is_not_what_it_was_announced_as_is_refused(hub: Hub, api: HfApi) -> None:

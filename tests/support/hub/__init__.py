@@ -14,7 +14,8 @@ or pass ``HfApi(endpoint=hub.endpoint, token=hub.token)``. ``python -m tests.sup
 """
 
 from tests.support.hub.faults import Entry, Fault
-from tests.support.hub.repos import Commit, File, Repo
+from tests.support.hub.records import Commit, File
+from tests.support.hub.repos import Repo
 from tests.support.hub.server import Hub
 from tests.support.hub.wire import Account
 

@@ -35,7 +35,7 @@ def main() -> None:
                 served.append(name)
         for name, value in hub.env.items():
             print(f"export {name}={value}", flush=True)
-        print(f"# serves {', '.join(served) or 'no repo yet'} from {root}; Ctrl-C ends it", flush=True)
+        print(f"\nServes {', '.join(served) or 'no repo yet'} from {root}; Ctrl-C ends it.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 

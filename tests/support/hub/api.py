@@ -9,12 +9,13 @@ from urllib.parse import parse_qs, urlencode
 import yaml
 
 from tests.support.hub.errors import HubError, entry_not_found
-from tests.support.hub.repos import Commit, File, Repo, folders_of, git_oid
+from tests.support.hub.records import folders_of, git_oid
 from tests.support.hub.router import API, REV, require_write, require_write_token, route
 from tests.support.hub.wire import Request, Response
 
 if TYPE_CHECKING:
-    from tests.support.hub.repos import Pull
+    from tests.support.hub.records import Commit, File, Pull
+    from tests.support.hub.repos import Repo
     from tests.support.hub.server import Hub
 
 T = TypeVar("T")

@@ -14,11 +14,11 @@ import re
 import secrets
 import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tests.support.hub.errors import HubError, entry_not_found, revision_not_found
+from tests.support.hub.records import Commit, File, Pull, State, folders_of, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,89 +33,6 @@ LFS_PATTERNS = (
     "*.zip", "*.zst", "*.png", "*.jpg", "*.jpeg", "*.webp",
 )  # fmt: skip
 GITATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS_PATTERNS)
-
-
-def now() -> str:
-    """The time as the Hub writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def git_oid(content: bytes) -> str:
-    """The name git gives to a blob of this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of one revision. ``oid`` is git's name: of the content, or of the LFS pointer to it."""
-
-    sha256: str
-    size: int
-    oid: str
-    lfs: bool
-
-    @classmethod
-    def large(cls, sha256: str, size: int) -> File:
-        """A file kept in LFS storage."""
-        return cls(sha256, size, git_oid(cls._pointer(sha256, size)), True)
-
-    @classmethod
-    def regular(cls, content: bytes) -> File:
-        """A file kept in git itself."""
-        return cls(hashlib.sha256(content).hexdigest(), len(content), git_oid(content), False)
-
-    @staticmethod
-    def _pointer(sha256: str, size: int) -> bytes:
-        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
-
-    @property
-    def etag(self) -> str:
-        """What the Hub's ``ETag`` holds: the SHA-256 of a large file, git's name of a regular one."""
-        return self.sha256 if self.lfs else self.oid
-
-    @property
-    def pointer_size(self) -> int:
-        """Bytes of the LFS pointer that stands for the content in git."""
-        return len(self._pointer(self.sha256, self.size))
-
-
-@dataclass(frozen=True)
-class Commit:
-    """An immutable revision: its whole list of files, and where it came from."""
-
-    parent: str | None
-    title: str
-    message: str
-    author: str
-    files: Mapping[str, File]
-    date: str = field(default_factory=now)
-    sha: str = field(default_factory=lambda: secrets.token_hex(20))
-
-
-@dataclass(frozen=True)
-class Pull:
-    """A pull request; its commits are the branch ``refs/pr/N``."""
-
-    number: int
-    title: str
-    author: str
-    base: str
-    status: str
-    created: str
-    merged_as: str | None = None
-
-
-@dataclass(frozen=True)
-class State:
-    """What ``repo.json`` holds. A change makes a new one, written whole."""
-
-    private: bool
-    gated: str | None
-    created: str
-    branches: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    pulls: Mapping[str, Pull] = field(default_factory=dict)
-    granted: tuple[str, ...] = ()
 
 
 class Repo:
@@ -166,23 +83,27 @@ class Repo:
         """Where the content of that hash is, or would be."""
         return self.folder / "blobs" / sha256
 
-    def add_blob(self, chunks: Iterable[bytes], sha256: str | None = None, size: int | None = None) -> File:
-        """Store content, refusing what has not the hash and the size it was announced with."""
+    def spool(self, chunks: Iterable[bytes]) -> tuple[Path, str, int]:
+        """Write content to a temporary file: its path, SHA-256 and size. Nothing stays of a broken one."""
+        path = self.folder / f"upload-{secrets.token_hex(8)}.partial"
         digest, count = hashlib.sha256(), 0
-        partial = self.folder / f"upload-{secrets.token_hex(8)}.partial"
         try:
-            with partial.open("wb") as out:
+            with path.open("wb") as out:
                 for chunk in chunks:
                     digest.update(chunk)
                     count += out.write(chunk)
-            found = digest.hexdigest()
-            if sha256 is not None and (found, count) != (sha256, size):
-                raise HubError(
-                    400, f"Content does not match: found {found} of {count} bytes, not {sha256} of {size}"
-                )
-            partial.replace(self.blob(found))
-        finally:
-            partial.unlink(missing_ok=True)
+        except BaseException:
+            path.unlink()
+            raise
+        return path, digest.hexdigest(), count
+
+    def add_blob(self, chunks: Iterable[bytes], sha256: str | None = None, size: int | None = None) -> File:
+        """Store content, refusing what has not the hash and the size it was announced with."""
+        path, found, count = self.spool(chunks)
+        if sha256 is not None and (found, count) != (sha256, size):
+            path.unlink()
+            raise HubError(400, f"Content does not match: {found} of {count} bytes, not {sha256} of {size}")
+        path.replace(self.blob(found))
         return File.large(found, count)
 
     def adopt(self, path: str, content: bytes | Path) -> File:
@@ -351,11 +272,6 @@ class Repo:
             files = {path: File(**file) for path, file in data["files"].items()}
             self._commits[sha] = Commit(**{**data, "files": files})
         return self._commits[sha]
-
-
-def folders_of(paths: Iterable[str]) -> set[str]:
-    """Every folder above one of these paths."""
-    return {path[:i] for path in paths for i, char in enumerate(path) if char == "/"}
 
 
 def _check_tree(files: Mapping[str, File]) -> None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tests.support.hub import api, transfer  # noqa: F401  (their routes)
 from tests.support.hub.errors import HubError
 from tests.support.hub.faults import Entry, Fault, Faults, Match, RequestLog
-from tests.support.hub.repos import KINDS, Commit, Repo
+from tests.support.hub.repos import KINDS, Repo
 from tests.support.hub.router import dispatch
 from tests.support.hub.wire import Account, Listener, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.support.hub.records import Commit
     from tests.support.hub.transfer import Ticket
 
 __all__ = ["Account", "Entry", "Fault", "Hub", "HubError"]

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tests.support.hub.api import front_matter
 from tests.support.hub.errors import HubError
-from tests.support.hub.repos import MAX_REGULAR_BYTES, File, Repo
+from tests.support.hub.records import File
+from tests.support.hub.repos import MAX_REGULAR_BYTES
 from tests.support.hub.router import API, FILES, NAME, REV, require_write, route
 from tests.support.hub.wire import Request, Response, serve_file
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.hub.repos import Repo
     from tests.support.hub.server import Hub
 
 PARTS = rf"/api/complete_multipart/(?P<kind>model|dataset)s/(?P<repo>{NAME})"
@@ -35,7 +35,6 @@ CDN = rf"/cdn/(?P<kind>model|dataset)s/(?P<repo>{NAME})"
 class Ticket:
     """Leave to send or fetch one object, as a signed address gives it."""
 
-    repo: Repo
     sha256: str
     size: int
     parts: dict[int, Path] = field(default_factory=dict)
@@ -74,7 +73,7 @@ def _upload_plan(hub: Hub, repo: Repo, sha256: str, size: int, multipart: bool) 
     plan: dict[str, Any] = {"oid": sha256, "size": size, "authenticated": True}
     if repo.blob(sha256).exists():
         return plan
-    ticket = hub.issue(Ticket(repo, sha256, size))
+    ticket = hub.issue(Ticket(sha256, size))
     href = f"{hub.cdn}/cdn/{repo.prefix}/upload/{sha256}?ticket={ticket}"
     upload: dict[str, Any] = {"href": href}
     if multipart and size > hub.part_size:
@@ -92,15 +91,10 @@ def lfs_put(hub: Hub, request: Request, repo: Repo, sha256: str) -> Response:
     """An object, or one part of it."""
     ticket = hub.redeem(request, sha256)
     if "part" not in request.query:
-        ticket.repo.add_blob(request.body, sha256, ticket.size)
+        repo.add_blob(request.body, sha256, ticket.size)
         return Response(headers={"ETag": f'"{sha256}"'})
-    part, digest = repo.folder / f"part-{secrets.token_hex(8)}.partial", hashlib.md5()
-    with part.open("wb") as out:
-        for chunk in request.body:
-            digest.update(chunk)
-            out.write(chunk)
-    ticket.parts[int(request.query["part"][0])] = part
-    return Response(headers={"ETag": f'"{digest.hexdigest()}"'})
+    ticket.parts[int(request.query["part"][0])], digest, _ = repo.spool(request.body)
+    return Response(headers={"ETag": f'"{digest}"'})
 
 
 @route(
@@ -229,7 +223,7 @@ def resolve(hub: Hub, request: Request, repo: Repo, rev: str, path: str) -> Resp
     headers = {"X-Repo-Commit": head.sha, "ETag": f'"{file.etag}"'}
     if not file.lfs:
         return serve_file(request, repo.blob(file.sha256), headers)
-    ticket = hub.issue(Ticket(repo, file.sha256, file.size))
+    ticket = hub.issue(Ticket(file.sha256, file.size))
     where = f"{hub.cdn}/cdn/{repo.prefix}/{file.sha256}/{quote(path)}?ticket={ticket}"
     linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size), "Location": where}
     return Response(status=302, headers={**headers, **linked})
