@@ -22,6 +22,7 @@ import numpy as np
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from wif_store.extract.engine import open_engine
 from wif_store.sources import load_source
@@ -33,12 +34,8 @@ HARNESS = {"winogrande": "winogrande", "piqa": "piqa", "boolq": "boolq", "social
 
 def harness_task(name: str, rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """The harness's own task, over our rows: only where the data come from is changed."""
-    manager = TaskManager()
-    entry = manager.task_index[HARNESS[name]]
-    path = Path(entry.yaml_path if hasattr(entry, "yaml_path") else entry["yaml_path"])
-    from lm_eval.utils import load_yaml_config
-
-    config = load_yaml_config(str(path), mode="full")
+    path = TaskManager().task_index[HARNESS[name]].yaml_path
+    config = dict(load_yaml(path, resolve_func=True, recursive=True))
     data = folder / f"{name}.jsonl"
     with data.open("w") as file:
         for row in rows:

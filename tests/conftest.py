@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_fixtures import hub as hub
 from tests.support import tiny
 
 # A test that reaches for the network has a bug; it should say so at once.
