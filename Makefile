@@ -3,8 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The first Python on the path that is new enough; `make PYTHON=...` overrides it.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+FOUND = $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+MISSING = no Python found: 3.11 or newer, with venv, is needed; install it or run make PYTHON=/path/to/python3.11
+PYTHON ?= $(or $(FOUND),$(error $(MISSING)))
 DEMO_LAYERS := 3,7,11,14,17
 
 .DEFAULT_GOAL := help
@@ -17,7 +19,6 @@ venv: $(VENV)/.package  ## make .venv from the lock files
 
 # The lock before torch, so that torch finds its own dependencies at their locked versions.
 $(VENV)/.locked: requirements/lock.txt requirements/torch.txt requirements/data.txt
-	@test -n "$(PYTHON)" || { echo "No Python found: 3.11 or newer with venv is needed; install it, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --require-hashes --no-deps -r requirements/lock.txt
 	$(PIP) install -r requirements/torch.txt
