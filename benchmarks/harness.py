@@ -67,7 +67,10 @@ def compare(name: str, data: Path, limit: int, model: str, batch: int) -> dict[s
         result = simple_evaluate(lm, tasks=[config], log_samples=True, bootstrap_iters=0)
         theirs_seconds = time.monotonic() - started
     samples = sorted(result["samples"][f"wif_{name}"], key=lambda s: s["doc_id"])
-    theirs = [np.array([float(r[0][0] if isinstance(r[0], list | tuple) else r[0]) for r in s["resps"]]) for s in samples]
+    theirs = [
+        np.array([float(r[0][0] if isinstance(r[0], list | tuple) else r[0]) for r in s["resps"]])
+        for s in samples
+    ]
     same = ties = 0
     worst = 0.0
     different = []
@@ -87,7 +90,9 @@ def compare(name: str, data: Path, limit: int, model: str, batch: int) -> dict[s
         "ties": ties,
         "different": different,
         "largest_difference_nats": worst,
-        "accuracy": float(np.mean([r.prediction == c.gold for r, c in zip(records, candidates, strict=True)])),
+        "accuracy": float(
+            np.mean([r.prediction == c.gold for r, c in zip(records, candidates, strict=True)])
+        ),
         "harness_accuracy": float(result["results"][f"wif_{name}"]["acc,none"]),
         "seconds": ours_seconds,
         "harness_seconds": theirs_seconds,
@@ -105,7 +110,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = []
-    print("| task | examples | same answer | ties | different | largest difference (nats) | accuracy | lm-eval acc |")
+    print("| task | examples | same answer | ties | different | largest gap (nats) | accuracy | lm-eval |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.tasks.split(","):
         r = compare(name, args.data, args.limit, args.model, args.batch)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from wif_store.store import ActivationStore
     from wif_store.tasks.base import Candidate, MultipleChoiceTask, Protocol
 
@@ -79,9 +80,13 @@ def audit_published(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
 def audit_store(store: ActivationStore) -> dict[str, Any]:
     """The audit of a store, computed from what it holds."""
     cut = store.array("cut_tokens").tolist()
-    examples = (Audited(e.id, e.split, bool(e.success), n) for e, n in zip(store.examples(), cut, strict=True))
+    examples = (
+        Audited(e.id, e.split, bool(e.success), n) for e, n in zip(store.examples(), cut, strict=True)
+    )
     task = get_task(store.task)
-    return audit_examples(examples, gold_in_prompt=shows_gold(task, task.protocol(store.manifest.protocol["name"])))
+    return audit_examples(
+        examples, gold_in_prompt=shows_gold(task, task.protocol(store.manifest.protocol["name"]))
+    )
 
 
 def shows_gold(task: MultipleChoiceTask, protocol: Protocol) -> bool:

@@ -6,11 +6,9 @@ import errno
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,31 +23,12 @@ from wif_store.tasks.base import PUBLISHED_SPLIT
 from wif_store.writer import Kept, StoreWriter
 
 if TYPE_CHECKING:
-    from wif_store.records import Record
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from wif_store.records import Engine
     from wif_store.sources import Source
-    from wif_store.tasks.base import Candidate, MultipleChoiceTask, Request
-    from wif_store.tasks.base import Protocol as TaskProtocol
-
-
-class Extract(Protocol):
-    """What a build needs of the extraction room: requests in, records out, in the same order."""
-
-    def __call__(self, requests: Sequence[Request]) -> list[Record]:
-        """Score and read one block of requests."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """A model ready to extract: the callable, and what the store records of it."""
-
-    extract: Extract
-    model: dict[str, Any]
-    batching: dict[str, Any]
-    versions: dict[str, str]
-    layers: tuple[int, ...]
-    sequence_layers: tuple[int, ...]
-    d_model: int
+    from wif_store.tasks.base import Candidate, MultipleChoiceTask, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +36,7 @@ class Settings:
     """What the caller decides about a store, beyond the model."""
 
     task: MultipleChoiceTask
-    protocol: TaskProtocol
+    protocol: Protocol
     per_class: int | None = 2000
     """k, or None for the largest balanced k."""
     seed: int = 0
@@ -233,10 +212,11 @@ def _keep(
 
 def _published_split(candidate: Candidate) -> str:
     if candidate.published_split not in SPLITS:
-        raise SourceError(
-            f"row {candidate.source_row + 1} carries the split {candidate.published_split!r}; --splits published "
-            f"expects {PUBLISHED_SPLIT} to be one of: {', '.join(SPLITS)}"
+        msg = (
+            f"row {candidate.source_row + 1} carries the split {candidate.published_split!r}; "
+            f"--splits published expects {PUBLISHED_SPLIT} to be one of: {', '.join(SPLITS)}"
         )
+        raise SourceError(msg)
     return str(candidate.published_split)
 
 
@@ -258,7 +238,8 @@ def _outcomes(engine: Engine, candidates: Sequence[Candidate], journal: Journal)
 
 def _audit(settings: Settings, kept: Sequence[Kept], source: Source) -> dict[str, Any]:
     examples = (
-        Audited(e.values["example_id"], e.split, bool(e.values["success"]), e.values["cut_tokens"]) for e in kept
+        Audited(e.values["example_id"], e.split, bool(e.values["success"]), e.values["cut_tokens"])
+        for e in kept
     )
     return {
         **audit_examples(examples, gold_in_prompt=shows_gold(settings.task, settings.protocol)),
@@ -274,7 +255,11 @@ def _plan(settings: Settings, engine: Engine, source: Source) -> dict[str, Any]:
         "protocol": settings.protocol.record(),
         "model": engine.model,
         "source": source.record,
-        "selection": {"seed": settings.seed, "per_class": settings.per_class or "max", "splits": settings.splits},
+        "selection": {
+            "seed": settings.seed,
+            "per_class": settings.per_class or "max",
+            "splits": settings.splits,
+        },
         "batching": engine.batching,
         "versions": {"wif-store": __version__, **engine.versions},
     }
@@ -285,7 +270,8 @@ def _check_finished(out: Path, plan: dict[str, Any]) -> None:
     try:
         manifest = open_store(out).manifest
     except StoreError as error:
-        raise BuildError(f"{out} exists and is not a whole store ({error}): choose another --out, or delete it") from None
+        msg = f"{out} exists and is not a whole store ({error}): choose another --out, or delete it"
+        raise BuildError(msg) from None
     plan = json.loads(json.dumps(plan))
     found = {
         "task": manifest.task,
@@ -297,9 +283,11 @@ def _check_finished(out: Path, plan: dict[str, Any]) -> None:
     }
     differing = [name for name, value in found.items() if value != plan[name]]
     if differing:
-        raise BuildError(
-            f"{out} holds a finished store with another {', '.join(differing)}: choose another --out, or delete it"
+        msg = (
+            f"{out} holds a finished store with another {', '.join(differing)}: "
+            "choose another --out, or delete it"
         )
+        raise BuildError(msg)
 
 
 def _log_run(report: Report, engine: Engine) -> None:
@@ -330,4 +318,5 @@ def _disk_errors(out: Path) -> Iterator[None]:
             advice = "make it writable, or choose another --out, and run the same command"
         else:
             raise
-        raise BuildError(f"cannot write {error.filename or out}: {error.strerror}; {advice}") from error
+        msg = f"cannot write {error.filename or out}: {error.strerror}; {advice}"
+        raise BuildError(msg) from error

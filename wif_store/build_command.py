@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from wif_store.sources import load_source
 from wif_store.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
-    from wif_store.build import Engine
+    from collections.abc import Iterator
+
+    from wif_store.records import Engine
     from wif_store.selection import Tally
     from wif_store.tasks.base import MultipleChoiceTask
 
@@ -50,7 +51,8 @@ def run_builds(options: BuildOptions) -> None:
     """Build one task, or every task in turn."""
     tasks = list(TASKS.values()) if options.task == "all" else [get_task(options.task)]
     if len(tasks) > 1 and options.out is not None:
-        raise TaskError("--out names one store; leave it away to build all tasks, each into its own")
+        msg = "--out names one store; leave it away to build all tasks, each into its own"
+        raise TaskError(msg)
     for task in tasks:
         run_build(task, options)
 
@@ -109,14 +111,16 @@ def parse_per_class(text: str) -> int | None:
     if text == "max":
         return None
     if not text.isdecimal() or int(text) == 0:
-        raise SelectionError(f"--per-class is {text!r}; expected a positive number or max")
+        msg = f"--per-class is {text!r}; expected a positive number or max"
+        raise SelectionError(msg)
     return int(text)
 
 
 def parse_splits(text: str) -> str:
     """``seeded`` or ``published``."""
     if text not in ("seeded", "published"):
-        raise SelectionError(f"--splits is {text!r}; expected seeded or published")
+        msg = f"--splits is {text!r}; expected seeded or published"
+        raise SelectionError(msg)
     return text
 
 

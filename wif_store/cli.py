@@ -17,7 +17,9 @@ app = typer.Typer(
     help="Residual-stream activations with success labels: build, check, publish and score them.",
 )
 
-Store = Annotated[Path, typer.Argument(help="A store: a folder that `wif-store build` wrote.", metavar="STORE")]
+Store = Annotated[
+    Path, typer.Argument(help="A store: a folder that `wif-store build` wrote.", metavar="STORE")
+]
 
 
 @app.command()
@@ -35,18 +37,28 @@ def build(
         ),
     ] = None,
     protocol: Annotated[str, typer.Option(help="aligned, mcq or paper.")] = "aligned",
-    layers: Annotated[str, typer.Option(help="Blocks read at the final token: all, or 0-based, as in 5,10.")] = "all",
+    layers: Annotated[
+        str, typer.Option(help="Blocks read at the final token: all, or 0-based, as in 5,10.")
+    ] = "all",
     sequence_layers: Annotated[
         str, typer.Option(help="Blocks read at every token: 4,9,.., none, or auto (every fifth).")
     ] = "auto",
-    per_class: Annotated[str, typer.Option(help="Successes, and failures, to keep: a number or max.")] = "2000",
-    splits: Annotated[str, typer.Option(help="seeded, or published: the split that the source carries.")] = "seeded",
+    per_class: Annotated[
+        str, typer.Option(help="Successes, and failures, to keep: a number or max.")
+    ] = "2000",
+    splits: Annotated[
+        str, typer.Option(help="seeded, or published: the split that the source carries.")
+    ] = "seeded",
     seed: Annotated[int, typer.Option(help="Fixes which examples are kept, and their splits.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.")] = "bfloat16",
+    dtype: Annotated[
+        str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.")
+    ] = "bfloat16",
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one forward pass.")] = 4096,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of one forward pass, at most.")] = 256,
-    chat_template: Annotated[bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")] = False,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the model repository's own code run.")
     ] = False,

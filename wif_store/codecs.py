@@ -25,6 +25,11 @@ class Layout:
     filters: tuple[Any, ...]
     compressors: tuple[Any, ...]
 
+    @property
+    def outer(self) -> tuple[int, ...]:
+        """The shape of one file."""
+        return self.shards or self.chunks
+
 
 def blosc(chunk_bytes: int, typesize: int) -> tuple[Any, ...]:
     """Byte shuffle and zstd-1 over the chunk as one block, then a checksum.

@@ -20,7 +20,7 @@ def one_line(error: BaseException, what: str) -> str:
         if isinstance(link, errors.RevisionNotFoundError):
             return f"{what} has no such revision: see its branches and tags at {page}"
         if isinstance(link, errors.OfflineModeIsEnabled):
-            return f"{what} is not in the local cache and HF_HUB_OFFLINE is set: unset it, or name a local folder"
+            return f"{what} is not cached and HF_HUB_OFFLINE is set: unset it, or name a local folder"
         if isinstance(link, errors.HfHubHTTPError) and link.response is not None:
             status = link.response.status_code
             if status == 401:

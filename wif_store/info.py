@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wif_store.audit import FLAWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from wif_store.store import ActivationStore
 
@@ -27,7 +27,7 @@ def describe_selection(selection: Mapping[str, Any], out: Path) -> str:
     ]
     if max(selection["answer_shares"]) > LOPSIDED:
         lines.append(
-            f"  warning: the model gives one answer to {max(selection['answer_shares']):.0%} of the examples, "
+            f"  warning: one answer is given to {max(selection['answer_shares']):.0%} of the examples, "
             "so success says little about what it knows; try --protocol aligned or a larger model"
         )
     return "\n".join(lines)
@@ -38,7 +38,9 @@ def describe_store(store: ActivationStore) -> str:
     manifest = store.manifest
     size = sum(entry["size"] for entry in manifest.files.values())
     model, source, protocol = manifest.model, manifest.source, manifest.protocol
-    splits = ", ".join(f"{name} {n['examples']} ({n['successes']} successes)" for name, n in manifest.splits.items())
+    splits = ", ".join(
+        f"{name} {n['examples']} ({n['successes']} successes)" for name, n in manifest.splits.items()
+    )
     rows = [
         ("task", store.task),
         ("protocol", f"{protocol['name']} v{protocol['version']}, read at the {protocol['site']}"),

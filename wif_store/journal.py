@@ -7,16 +7,19 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from wif_store.errors import BuildError
-from wif_store.records import Raw, Record
-from wif_store.schema import Int32
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from wif_store.records import Raw, Record
+    from wif_store.schema import Int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,8 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise BuildError(
-                f"another build is writing {self.folder}: wait for it, or choose another --out"
-            ) from None
+            msg = f"another build is writing {self.folder}: wait for it, or choose another --out"
+            raise BuildError(msg) from None
         if self._plan.exists():
             self._check_same(plan)
         else:
@@ -85,11 +87,12 @@ class Journal:
         differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
         if differing:
             name = differing[0]
-            raise BuildError(
+            msg = (
                 f"{self.folder} holds an unfinished build with another {', '.join(differing)} "
                 f"({name}: found {short(found.get(name))}, expected {short(wanted.get(name))}): "
                 "repeat its own command, choose another --out, or delete it"
             )
+            raise BuildError(msg)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -149,7 +152,8 @@ class Journal:
         with np.load(folder / "labels.npz") as labels:
             values = {name: labels[name] for name in labels.files}
         if check and values["checksums"].tolist() != [_crc(final), _crc(sequence)]:
-            raise BuildError(f"{folder} is damaged: delete that folder and run the same command again")
+            msg = f"{folder} is damaged: delete that folder and run the same command again"
+            raise BuildError(msg)
         del values["checksums"]
         values["prompts"] = json.loads(values["prompts"].tobytes())
         return Block(final_token=final, sequence=sequence, **values)

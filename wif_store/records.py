@@ -1,14 +1,18 @@
-"""What extraction yields: one numpy record per example."""
+"""The seam between a model and a store: requests go in, one numpy record per example comes out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from wif_store.schema import Float32, Int32
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wif_store.schema import Float32, Int32
+    from wif_store.tasks.base import Request
 
 Raw = npt.NDArray[Any]
 """Residuals as the model computed them: bfloat16 as uint16 bits, float32 and float16 as they are."""
@@ -39,6 +43,27 @@ class Record:
     token_ids: Int32
     final_token: Raw
     sequence: Raw
+
+
+class Extract(Protocol):
+    """What a build needs of the extraction room: requests in, records out, in the same order."""
+
+    def __call__(self, requests: Sequence[Request]) -> list[Record]:
+        """Score and read one block of requests."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A model ready to extract: the callable, and what the store records of it."""
+
+    extract: Extract
+    model: dict[str, Any]
+    batching: dict[str, Any]
+    versions: dict[str, str]
+    layers: tuple[int, ...]
+    sequence_layers: tuple[int, ...]
+    d_model: int
 
 
 def widen(raw: Raw) -> Float32:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FORMAT: Final = "wif-store"
 FORMAT_VERSION: Final = 1
@@ -43,21 +45,30 @@ ARRAYS: Final = {
         ArraySpec(FINAL_TOKEN, "float32", ("layer", "example", "d_model"), "resid_post at the final token"),
         ArraySpec(SEQUENCE, "float32", ("sequence_layer", "token", "d_model"), "resid_post at every token"),
         ArraySpec("layer", "int64", ("layer",), "0-based decoder block of each row of final_token"),
-        ArraySpec("sequence_layer", "int64", ("sequence_layer",), "0-based decoder block of each row of sequence"),
+        ArraySpec(
+            "sequence_layer", "int64", ("sequence_layer",), "0-based decoder block of each row of sequence"
+        ),
         ArraySpec("offsets", "int64", ("boundary",), "example i has the tokens offsets[i]:offsets[i+1]"),
         ArraySpec("token_ids", "int32", ("token",), "the tokens that were read, examples end to end"),
-        ArraySpec("final_token_position", "int32", ("example",), "index of the final token within its sequence"),
+        ArraySpec(
+            "final_token_position", "int32", ("example",), "index of the final token within its sequence"
+        ),
         ArraySpec("example_id", "string", ("example",), "stable id, a hash of the prompt-forming fields"),
         ArraySpec("source_row", "int64", ("example",), "0-based row of the source"),
         ArraySpec("split", "int8", ("example",), "0 train, 1 validation, 2 test"),
         ArraySpec("prompt", "string", ("example",), "the exact text that was read"),
-        ArraySpec("choices", "string", ("example", "choice"), "the answers to choose from; empty past n_choices"),
+        ArraySpec(
+            "choices", "string", ("example", "choice"), "the answers to choose from; empty past n_choices"
+        ),
         ArraySpec("n_choices", "int8", ("example",), "how many choices the example has"),
         ArraySpec("gold", "int8", ("example",), "index of the right choice"),
         ArraySpec("prediction", "int8", ("example",), "index of the choice the model prefers"),
         ArraySpec("success", "int8", ("example",), "1 where prediction equals gold, else 0"),
         ArraySpec(
-            "choice_logprob", "float64", ("example", "choice"), "summed log-likelihood in nats; NaN past n_choices"
+            "choice_logprob",
+            "float64",
+            ("example", "choice"),
+            "summed log-likelihood in nats; NaN past n_choices",
         ),
         ArraySpec("choice_tokens", "int32", ("example", "choice"), "tokens in each scored continuation"),
         ArraySpec("cut_tokens", "int32", ("example",), "tokens that the prompt lost to the protocol's limit"),

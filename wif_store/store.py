@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -26,6 +25,9 @@ from wif_store.schema import (
     Int64,
     Manifest,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 MANIFEST_BYTES = 64 * 2**20
 
@@ -47,15 +49,17 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
     for file, entry in manifest.files.items():
         if sizes.get(file) != entry["size"]:
             found = "nothing" if file not in sizes else f"{sizes[file]} bytes"
-            raise DamageError(
+            msg = (
                 f"{name}: {file} is damaged (found {found}, expected {entry['size']} bytes): "
                 "build or pull the store again"
             )
+            raise DamageError(msg)
     try:
         group = zarr.open_group(files.zarr_store(), mode="r", use_consolidated=True)
         return ActivationStore(name, manifest, group)
     except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
-        raise DamageError(f"{name}: the Zarr metadata cannot be read ({_line(error)})") from error
+        msg = f"{name}: the Zarr metadata cannot be read ({_line(error)})"
+        raise DamageError(msg) from error
 
 
 class ActivationStore:
@@ -100,7 +104,8 @@ class ActivationStore:
         if split is None:
             return slice(0, len(self))
         if split not in self.manifest.splits:
-            raise StoreError(f"no split {split!r}; expected one of: {', '.join(self.manifest.splits)}")
+            msg = f"no split {split!r}; expected one of: {', '.join(self.manifest.splits)}"
+            raise StoreError(msg)
         entry = self.manifest.splits[split]
         return slice(entry["start"], entry["start"] + entry["examples"])
 
@@ -152,7 +157,7 @@ class ActivationStore:
         return self._iterate(index, offsets)
 
     def _iterate(self, index: int, offsets: Int64) -> Iterator[Float32]:
-        step = self._group[SEQUENCE].chunks[1]
+        step = self._group[SEQUENCE].chunks[1]  # type: ignore[union-attr]
         start = stop = int(offsets[0])
         buffer = np.empty((0, self.d_model), np.float32)
         for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
@@ -178,7 +183,8 @@ class ActivationStore:
         """
         if name not in ARRAYS or ARRAYS[name].dims[0] != "example":
             known = ", ".join(n for n, spec in ARRAYS.items() if spec.dims[0] == "example")
-            raise StoreError(f"no per-example array {name!r}; expected one of: {known}")
+            msg = f"no per-example array {name!r}; expected one of: {known}"
+            raise StoreError(msg)
         return self._read(name, (self.rows(split),))
 
     def examples(self, split: str | None = None) -> list[Example]:
@@ -211,7 +217,8 @@ class ActivationStore:
     def _position(self, layer: int, among: tuple[int, ...], what: str) -> int:
         if layer not in among:
             have = ", ".join(map(str, among)) or "none"
-            raise StoreError(f"{self.name} has no {what} residuals of layer {layer}; it has: {have}")
+            msg = f"{self.name} has no {what} residuals of layer {layer}; it has: {have}"
+            raise StoreError(msg)
         return among.index(layer)
 
     def _read(self, name: str, selection: tuple[Any, ...] = ()) -> Any:
@@ -220,9 +227,8 @@ class ActivationStore:
             return np.asarray(array[selection if selection else ...])  # type: ignore[index]
         except Exception as error:
             # A checksum, a codec and a store each raise their own kind.
-            raise DamageError(
-                f"{self.name}: array {name} cannot be read ({_line(error)}): `wif-store verify` names the file"
-            ) from error
+            msg = f"{self.name}: {name} cannot be read ({_line(error)}): `wif-store verify` names the file"
+            raise DamageError(msg) from error
 
 
 def parse_manifest(content: bytes, name: str) -> Manifest:
@@ -234,15 +240,18 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
     try:
         data = json.loads(content)
         if data["format"] != FORMAT:
-            raise ValueError(f"format is {data['format']!r}")
+            msg = f"format is {data['format']!r}"
+            raise ValueError(msg)
         version = data["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{name}: {MANIFEST} is not a {FORMAT} manifest ({_line(error)})") from None
+        msg = f"{name}: {MANIFEST} is not a {FORMAT} manifest ({_line(error)})"
+        raise StoreError(msg) from None
     if version != FORMAT_VERSION:
-        raise StoreError(
+        msg = (
             f"{name} has format version {version}; this wif-store reads version {FORMAT_VERSION}: "
             "install the wif-store that wrote it, or build it again"
         )
+        raise StoreError(msg)
     try:
         manifest = Manifest(**{field: data[field] for field in Manifest.__slots__})
         for split in SPLITS:
@@ -250,17 +259,25 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         for file, entry in manifest.files.items():
             _check_count(entry["size"])
             path = PurePosixPath(file)
-            if path.is_absolute() or ".." in path.parts or "\\" in file or not isinstance(entry["sha256"], str):
-                raise ValueError(f"{file!r} is not a file below the store")
+            if (
+                path.is_absolute()
+                or ".." in path.parts
+                or "\\" in file
+                or not isinstance(entry["sha256"], str)
+            ):
+                msg = f"{file!r} is not a file below the store"
+                raise ValueError(msg)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{name}: {MANIFEST} is not a valid manifest ({_line(error)})") from None
+        msg = f"{name}: {MANIFEST} is not a valid manifest ({_line(error)})"
+        raise StoreError(msg) from None
     return manifest
 
 
 def _check_count(*values: object) -> None:
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{value!r} is not a count")
+            msg = f"{value!r} is not a count"
+            raise ValueError(msg)
 
 
 class _LocalFiles:
@@ -272,11 +289,14 @@ class _LocalFiles:
     def read_manifest(self) -> bytes:
         path = self.folder / MANIFEST
         if self.folder.with_name(self.folder.name + ".partial").is_dir() and not path.exists():
-            raise StoreError(f"{self.folder} is unfinished: run the build command that began it again")
+            msg = f"{self.folder} is unfinished: run the build command that began it again"
+            raise StoreError(msg)
         if not path.is_file():
-            raise StoreError(f"{self.folder} is not a store: found no {MANIFEST}; expected what `wif-store build` wrote")
+            msg = f"{self.folder} is not a store: found no {MANIFEST}; expected what `wif-store build` wrote"
+            raise StoreError(msg)
         if path.stat().st_size > MANIFEST_BYTES:
-            raise StoreError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_BYTES}")
+            msg = f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_BYTES}"
+            raise StoreError(msg)
         return path.read_bytes()
 
     def sizes(self) -> dict[str, int]:
@@ -300,7 +320,8 @@ class _RemoteFiles:
         try:
             content: bytes = self.fs.cat_file(f"{self.root}/{MANIFEST}")
         except FileNotFoundError:
-            raise StoreError(f"{self.url} is not a store: found no {MANIFEST}") from None
+            msg = f"{self.url} is not a store: found no {MANIFEST}"
+            raise StoreError(msg) from None
         return content
 
     def sizes(self) -> dict[str, int]:

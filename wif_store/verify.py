@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +12,10 @@ from wif_store.errors import DamageError
 from wif_store.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
 from wif_store.store import ActivationStore, open_store
 from wif_store.writer import describe
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +41,18 @@ def verify_store(path: str | os.PathLike[str]) -> Verified:
     for name, entry in files.items():
         if (folder / name).is_symlink() or describe(folder / name) != entry:
             array = name.split("/")[0] if "/" in name else "metadata"
-            raise DamageError(f"{folder}: {name} ({array}) does not have its SHA-256: build or pull the store again")
+            msg = f"{folder}: {name} ({array}) does not have its SHA-256: build or pull the store again"
+            raise DamageError(msg)
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     if unknown := sorted(present - files.keys() - {MANIFEST}):
-        raise DamageError(f"{folder}: {unknown[0]} is not in the manifest: remove it")
+        msg = f"{folder}: {unknown[0]} is not in the manifest: remove it"
+        raise DamageError(msg)
     count = 0
     for meaning, holds in _invariants(store):
         count += 1
         if not holds:
-            raise DamageError(f"{folder}: found a store in which not every example satisfies: {meaning}")
+            msg = f"{folder}: found a store in which not every example satisfies: {meaning}"
+            raise DamageError(msg)
     return Verified(len(files), sum(e["size"] for e in files.values()), len(store), count)
 
 
@@ -59,7 +65,10 @@ def _invariants(store: ActivationStore) -> Iterator[tuple[str, bool]]:
     yield "success is prediction == gold", bool(np.all(success == (columns["prediction"] == columns["gold"])))
     scores = np.where(np.isnan(columns["choice_logprob"]), -np.inf, columns["choice_logprob"])
     yield "prediction is the likeliest choice", bool(np.all(scores.argmax(1) == columns["prediction"]))
-    yield "gold is one of the choices", bool(np.all((columns["gold"] >= 0) & (columns["gold"] < columns["n_choices"])))
+    yield (
+        "gold is one of the choices",
+        bool(np.all((columns["gold"] >= 0) & (columns["gold"] < columns["n_choices"]))),
+    )
     for number, split in enumerate(SPLITS):
         rows, entry = store.rows(split), store.manifest.splits[split]
         yield f"the rows of {split} carry its number", bool(np.all(columns["split"][rows] == number))

@@ -9,8 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -20,6 +19,9 @@ from wif_store.codecs import Layout, final_token_layout, sequence_layout
 from wif_store.journal import Block, sync, write_file
 from wif_store.records import widen
 from wif_store.schema import ARRAYS, FINAL_TOKEN, FORMAT, FORMAT_VERSION, MANIFEST, SEQUENCE, SPLITS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ShardDone = Callable[[int], None]
 """Called with the uncompressed bytes of each shard that is on disk."""
@@ -41,6 +43,10 @@ class Kept:
         """Its tokens among those of the block."""
         return slice(int(self.block.offsets[self.row]), int(self.block.offsets[self.row + 1]))
 
+    def __len__(self) -> int:
+        """How many tokens it has."""
+        return int(self.block.offsets[self.row + 1] - self.block.offsets[self.row])
+
 
 class StoreWriter:
     """Writes one store into a folder that holds nothing else; what is there already is kept.
@@ -49,7 +55,9 @@ class StoreWriter:
     that a writer that was killed repeats at most the shard it was writing.
     """
 
-    def __init__(self, folder: Path, layers: Sequence[int], sequence_layers: Sequence[int], d_model: int) -> None:
+    def __init__(
+        self, folder: Path, layers: Sequence[int], sequence_layers: Sequence[int], d_model: int
+    ) -> None:
         self.folder = folder
         self.layers, self.sequence_layers, self.d_model = list(layers), list(sequence_layers), d_model
         self._log = folder.with_name("shards.jsonl")
@@ -79,7 +87,13 @@ class StoreWriter:
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(group.store)
         files = {name: self._done.get(name) or describe(self.folder / name) for name in self._files()}
-        manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **header, "splits": splits, "files": files}
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **header,
+            "splits": splits,
+            "files": files,
+        }
         for path in (self.folder, *(p for p in self.folder.rglob("*"))):
             if path.is_dir() or str(path.relative_to(self.folder)) not in self._done:
                 sync(path)
@@ -87,7 +101,7 @@ class StoreWriter:
 
     def bytes_to_write(self, examples: Sequence[Kept]) -> int:
         """Uncompressed bytes of all residuals, for a progress bar."""
-        tokens = sum(e.tokens.stop - e.tokens.start for e in examples)
+        tokens = sum(len(e) for e in examples)
         values = len(self.layers) * len(examples) + len(self.sequence_layers) * tokens
         return 4 * self.d_model * values
 
@@ -104,13 +118,14 @@ class StoreWriter:
     def _write_sequences(
         self, group: zarr.Group, examples: Sequence[Kept], index: int, on_shard: ShardDone
     ) -> None:
-        lengths = [e.tokens.stop - e.tokens.start for e in examples]
+        lengths = [len(e) for e in examples]
         starts = np.cumsum([0, *lengths])
         total = int(starts[-1])
         layout = sequence_layout(self.d_model, total)
         array = self._array(group, SEQUENCE, (len(self.sequence_layers), total, self.d_model), layout)
-        for number, begin in enumerate(range(0, total, layout.shards[1])):
-            end = min(begin + layout.shards[1], total)
+        step = layout.outer[1]
+        for number, begin in enumerate(range(0, total, step)):
+            end = min(begin + step, total)
             with self._shard(f"{SEQUENCE}/c/{index}/{number}/0") as wanted:
                 if wanted:
                     first, last = np.searchsorted(starts, [begin, end - 1], side="right") - 1
@@ -123,9 +138,9 @@ class StoreWriter:
         columns = {
             "layer": np.array(self.layers),
             "sequence_layer": np.array(self.sequence_layers),
-            "offsets": np.cumsum([0, *(e.tokens.stop - e.tokens.start for e in examples)]),
+            "offsets": np.cumsum([0, *map(len, examples)]),
             "token_ids": np.concatenate([e.block.token_ids[e.tokens] for e in examples]),
-            "final_token_position": np.array([e.tokens.stop - e.tokens.start - 1 for e in examples]),
+            "final_token_position": np.array([len(e) - 1 for e in examples]),
             "split": np.array([SPLITS.index(e.split) for e in examples]),
             "prompt": np.array([e.block.prompts[e.row] for e in examples], dtype=object),
         }

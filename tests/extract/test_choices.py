@@ -61,19 +61,25 @@ def test_a_token_that_merges_across_the_boundary_is_cut_where_the_harness_cuts_i
     context, continuation = "the suit", "case was red"
     encoded = encoder([Request("x", ((context, continuation), (context, " of")), None)])[0]
     whole = tokenizer(context + continuation).input_ids
-    assert len(tokenizer(context).input_ids + tokenizer(continuation, add_special_tokens=False).input_ids) != len(whole)
+    assert len(
+        tokenizer(context).input_ids + tokenizer(continuation, add_special_tokens=False).input_ids
+    ) != len(whole)
     assert encoded.contexts[0] == tokenizer(context).input_ids
     assert encoded.continuations[0] == whole[len(encoded.contexts[0]) :]
 
 
 def test_a_choice_without_tokens_is_refused(tiny_models):
-    encoder = Encoder(open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu").extract.model.tokenizer, PROTOCOL, 512)
+    encoder = Encoder(
+        open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu").extract.model.tokenizer, PROTOCOL, 512
+    )
     with pytest.raises(SourceError, match=r"example x: choice 2 \(''\) has no tokens"):
         encoder([Request("x", (("the cat", " a"), ("the cat", "")), None)])
 
 
 def test_a_text_longer_than_the_context_is_refused(tiny_models):
-    encoder = Encoder(open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu").extract.model.tokenizer, PROTOCOL, 8)
+    encoder = Encoder(
+        open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu").extract.model.tokenizer, PROTOCOL, 8
+    )
     with pytest.raises(SourceError, match="reads at most 8"):
         encoder([Request("x", (("the cat " * 20, " a"), ("the cat " * 20, " b")), None)])
 

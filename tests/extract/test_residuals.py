@@ -74,7 +74,12 @@ def test_batch_composition_changes_nothing_in_float32(architecture, tiny_models,
     made = []
     for limits in (BatchLimits(tokens=1), BatchLimits(examples=7), BatchLimits(tokens=100_000)):
         engine = open_engine(
-            str(tiny_models(architecture)), protocol, sequence_layers="1", dtype="float32", device="cpu", limits=limits
+            str(tiny_models(architecture)),
+            protocol,
+            sequence_layers="1",
+            dtype="float32",
+            device="cpu",
+            limits=limits,
         )
         made.append(engine.extract(requests(rows_file, protocol)))
     for others in made[1:]:

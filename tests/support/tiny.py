@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WORDS = (
     "the a cat dog trophy suitcase table was is too large small fits in on because it he she went "
@@ -24,7 +26,8 @@ def rows(count: int = 40) -> list[dict[str, Any]]:
         a, b = nouns[i % 8], nouns[(i * 3 + 1 + i // 8) % 8]
         b = b if b != a else "lamp"
         lead = "After dinner, " * (i % 4)
-        sentence = f"{lead}the {a} did not fit the {b} number {i} because the _ was too {'large' if i % 2 else 'small'}."
+        size = "large" if i % 2 else "small"
+        sentence = f"{lead}the {a} did not fit the {b} number {i} because the _ was too {size}."
         made.append({"sentence": sentence, "option1": a, "option2": b, "answer": "12"[i % 2]})
     return made
 
@@ -78,7 +81,11 @@ def config(architecture: str) -> Any:
     windows = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
     if architecture == "gemma2":
         return transformers.Gemma2Config(
-            **common, **windows, query_pre_attn_scalar=8, attn_logit_softcapping=50.0, final_logit_softcapping=30.0
+            **common,
+            **windows,
+            query_pre_attn_scalar=8,
+            attn_logit_softcapping=50.0,
+            final_logit_softcapping=30.0,
         )
     if architecture == "gemma3":
         return transformers.Gemma3TextConfig(**common, **windows, query_pre_attn_scalar=8)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,9 @@ import torch
 from wif_store.extract.batching import Padded, pad, positions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
     import numpy.typing as npt
 
     from wif_store.extract.model import Model
@@ -138,12 +139,14 @@ def _add_log_probs(
     token = np.asarray(targets.token, dtype=np.int64)
     picked = np.empty(len(token))
     order = np.argsort(place, kind="stable")
-    vocabulary = model.head.weight.shape[0]  # type: ignore[union-attr]
+    vocabulary = model.vocabulary
     step = max(1, LOGITS_BYTES // (4 * int(vocabulary)))
     for start in range(0, len(unique), step):
         states = torch.from_numpy(unique[start : start + step]).to(hidden.device)
         logits = model.logits(hidden.index_select(0, states)).float()
-        among = order[np.searchsorted(place[order], start) : np.searchsorted(place[order], start + len(states))]
+        among = order[
+            np.searchsorted(place[order], start) : np.searchsorted(place[order], start + len(states))
+        ]
         row = torch.from_numpy(place[among] - start).to(hidden.device)
         column = torch.from_numpy(token[among]).to(hidden.device)
         picked[among] = (logits[row, column] - logits.logsumexp(-1)[row]).cpu().numpy()

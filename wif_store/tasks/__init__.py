@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from wif_store.errors import TaskError
 from wif_store.tasks import boolq, piqa, social_i_qa, winogrande
-from wif_store.tasks.base import MultipleChoiceTask
+
+if TYPE_CHECKING:
+    from wif_store.tasks.base import MultipleChoiceTask
 
 TASKS: dict[str, MultipleChoiceTask] = {
     module.TASK.name: module.TASK for module in (boolq, piqa, social_i_qa, winogrande)
@@ -14,5 +18,6 @@ TASKS: dict[str, MultipleChoiceTask] = {
 def get_task(name: str) -> MultipleChoiceTask:
     """The task called ``name``, or a ``TaskError`` that lists what there is."""
     if name not in TASKS:
-        raise TaskError(f"no task {name!r}; expected one of: {', '.join(TASKS)}")
+        msg = f"no task {name!r}; expected one of: {', '.join(TASKS)}"
+        raise TaskError(msg)
     return TASKS[name]

@@ -122,23 +122,27 @@ class MultipleChoiceTask:
             if protocol.name == name:
                 return protocol
         known = ", ".join(p.name for p in self.protocols)
-        raise TaskError(f"task {self.name} has no protocol {name!r}; expected one of: {known}")
+        msg = f"task {self.name} has no protocol {name!r}; expected one of: {known}"
+        raise TaskError(msg)
 
     def candidate(self, row: Row, index: int, where: str) -> Candidate:
         """Check one row; ``where`` names it in the error."""
         for name, kind in self.fields.items():
             if name not in row:
                 found = ", ".join(sorted(row)) or "none"
-                raise SourceError(f"{where}: field {name!r} is missing; found {found}")
+                msg = f"{where}: field {name!r} is missing; found {found}"
+                raise SourceError(msg)
             # bool is an int in Python, but true is not an answer index.
             if not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
                 got = type(row[name]).__name__
-                raise SourceError(f"{where}: field {name!r} is {got}; task {self.name} expects {kind.__name__}")
+                msg = f"{where}: field {name!r} is {got}; task {self.name} expects {kind.__name__}"
+                raise SourceError(msg)
         try:
             self.derive(row)
             choices, gold = self.choices(row), self.gold(row)
         except ValueError as error:
-            raise SourceError(f"{where}: {error}") from None
+            msg = f"{where}: {error}"
+            raise SourceError(msg) from None
         key = json.dumps([row[name] for name in self.key], ensure_ascii=False, separators=(",", ":"))
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         split, success = row.get(PUBLISHED_SPLIT), row.get(PUBLISHED_SUCCESS)
@@ -174,7 +178,8 @@ def position_in(name: str, *values: Any) -> Callable[[Row], int]:
 
     def gold(row: Row) -> int:
         if row[name] not in values:
-            raise ValueError(f"{name} is {row[name]!r}; expected one of {', '.join(map(repr, values))}")
+            msg = f"{name} is {row[name]!r}; expected one of {', '.join(map(repr, values))}"
+            raise ValueError(msg)
         return values.index(row[name])
 
     return gold

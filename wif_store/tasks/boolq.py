@@ -18,7 +18,9 @@ TASK = MultipleChoiceTask(
         repo="google/boolq",
         split="train",
         licence="cc-by-sa-3.0",
-        citation="Clark et al., BoolQ: Exploring the Surprising Difficulty of Natural Yes/No Questions, NAACL 2019",
+        citation=(
+            "Clark et al., BoolQ: Exploring the Surprising Difficulty of Natural Yes/No Questions, NAACL 2019"
+        ),
     ),
     builtin="boolq/none/validation",
     fields={"question": str, "passage": str, "answer": bool},

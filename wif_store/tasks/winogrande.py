@@ -6,7 +6,8 @@ from wif_store.tasks.base import HubSource, MultipleChoiceTask, Protocol, Row, c
 def around_the_gap(row: Row) -> dict[str, str]:
     """The text before the gap, the text after it, and the latter without outer spaces."""
     if row["sentence"].count("_") != 1:
-        raise ValueError(f"the sentence has {row['sentence'].count('_')} gaps '_'; expected exactly one")
+        msg = f"the sentence has {row['sentence'].count('_')} gaps '_'; expected exactly one"
+        raise ValueError(msg)
     before, after = row["sentence"].split("_")
     return {"before": before, "after": after, "ending": after.strip()}
 
