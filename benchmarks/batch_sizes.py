@@ -35,7 +35,9 @@ def main() -> None:
     candidates = visit_order(load_source(task, args.source).candidates, 0)[: args.limit]
     requests = [task.request(c, protocol) for c in candidates]
     failed = False
-    print("| dtype | batch size | examples | answers changed | margins of those (nats) | median margin of all |")
+    print(
+        "| dtype | batch size | examples | answers changed | margins of those (nats) | median margin of all |"
+    )
     print("|---|---|---|---|---|---|")
     for dtype in ("float32", "bfloat16"):
         first = None
