@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -86,16 +86,13 @@ def read_layer(store: Store, probe: Probe, layer: int) -> LayerData:
     )
 
 
-def fit_one(probe: Probe, data: LayerData, seed: int = 0, *, shuffled: bool = False) -> Fitted:
+def fit_one(probe: Probe, data: LayerData, seed: int = 0) -> Fitted:
     """Fit the probe on the train rows of ``seed``, with its validation rows to choose by.
 
     Raises:
         ScoreError: naming probe, layer and task, if the estimator raises.
     """
     features, target, held, held_target = _divide(data, seed)
-    if shuffled:
-        rng = np.random.default_rng(seed)
-        target, held_target = rng.permutation(target), rng.permutation(held_target)
     try:
         return fit(probe, features, target, (held, held_target), seed)
     except WifError:
@@ -120,6 +117,18 @@ def split_scores(
     except Exception as error:
         msg = f"{data.where} raised {type(error).__name__} in scoring: {_first_line(error)}"
         raise ScoreError(msg) from error
+
+
+def shuffled_control(probe: Probe, data: LayerData) -> Placements:
+    """Measure the probe on labels that are permuted within every split, so that nothing can be found.
+
+    The test labels are permuted too: against the true ones, a probe of noise falls to one side or
+    the other of the strongest direction in the data, and 0.5 would miss its interval far too often.
+    """
+    rng = np.random.default_rng(0)
+    permuted = replace(data, labels={split: rng.permutation(held) for split, held in data.labels.items()})
+    scores = split_scores(fit_one(probe, permuted), permuted, constant_ok=True)
+    return placements(permuted.labels["test"], scores)
 
 
 def _fit_layer(data: LayerData, layer: int, probe: Probe, seeds: int) -> LayerFit:

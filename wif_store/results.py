@@ -59,7 +59,7 @@ class Curve:
     """A probe over the layers of a task.
 
     ``chosen`` indexes ``points``: the layer with the best validation AUROC. ``shuffled`` is the same
-    probe at that layer, trained and selected on shuffled labels.
+    probe at that layer with the labels shuffled within every split.
     """
 
     probe: str

@@ -17,7 +17,7 @@ import numpy as np
 from wif_store.baselines import BASELINES
 from wif_store.errors import ScoreError
 from wif_store.features import Store, labels
-from wif_store.fitting import LayerFit, fit_layers, fit_one, pick_layers, read_layer, split_scores
+from wif_store.fitting import LayerFit, fit_layers, pick_layers, read_layer, shuffled_control
 from wif_store.predictions import Predictions, read_predictions, split_by_store
 from wif_store.probes import Probe, find_probe
 from wif_store.provenance import describe_store, package_versions
@@ -171,8 +171,7 @@ def _find_probes(probe: Probes) -> list[Probe]:
 
 def _curve(number: int, store: Store, probe: Probe, fits: list[LayerFit], confidence: float) -> _Measured:
     chosen = int(np.argmax([fit.validation_auroc for fit in fits]))
-    data = read_layer(store, probe, fits[chosen].layer)
-    control = split_scores(fit_one(probe, data, shuffled=True), data, constant_ok=True)
+    control = shuffled_control(probe, read_layer(store, probe, fits[chosen].layer))
     points = tuple(
         Point(
             fit.layer,
@@ -184,8 +183,7 @@ def _curve(number: int, store: Store, probe: Probe, fits: list[LayerFit], confid
         )
         for fit in fits
     )
-    shuffled = interval(placements(data.labels["test"], control), confidence)
-    curve = Curve(probe.name, probe.reads, points, chosen, shuffled=shuffled)
+    curve = Curve(probe.name, probe.reads, points, chosen, shuffled=interval(control, confidence))
     return _Measured(number, curve, [fit.test for fit in fits], [fit.scores for fit in fits])
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wif_store.schema import SPLITS, Example, Float32, Int8, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass
