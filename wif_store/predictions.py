@@ -67,9 +67,7 @@ def split_by_store(scores: Mapping[str, float], stores: Sequence[Store], name: s
     }
     tasks = ", ".join(store.task for store in stores)
     if unknown := [i for i in scores if i not in homes]:
-        msg = (
-            f"predictions {name!r} hold {_named(unknown)}, which no store of {tasks} has; score test ids only"
-        )
+        msg = f"predictions {name!r} hold {_named(unknown)}, not in {tasks}; score the test ids only"
         raise ScoreError(msg)
     if early := [i for i in scores if homes[i][1] != "test"]:
         split = homes[early[0]][1]

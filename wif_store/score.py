@@ -37,6 +37,8 @@ from wif_store.transfer import transfer_table
 
 Probes = str | Probe | object | Sequence[str | Probe | object]
 
+_TURNED = "ranks failures above successes; a higher score must mean that success is likelier"
+
 
 @dataclass(slots=True)
 class _Measured:
@@ -127,7 +129,9 @@ def evaluate(
     parts = split_by_store(scores, run.stores, method)
     for number, (store, part) in enumerate(zip(run.stores, parts, strict=True)):
         measured = placements(labels(store, "test"), part.scores)
-        point = Point(None, interval(measured, confidence), notes=part.notes)
+        test = interval(measured, confidence)
+        notes = part.notes if test.high >= 0.5 else (*part.notes, _TURNED)
+        point = Point(None, test, notes=notes)
         run.curves.append(_Measured(number, Curve(method, None, (point,), 0), [measured], [part.scores]))
     return _finish(run, {"predictions": method}, bootstrap_draws)
 
