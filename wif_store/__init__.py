@@ -17,4 +17,5 @@ def __getattr__(name: str) -> object:
         from wif_store import store
 
         return getattr(store, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

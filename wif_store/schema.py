@@ -60,6 +60,7 @@ ARRAYS: Final = {
             "choice_logprob", "float64", ("example", "choice"), "summed log-likelihood in nats; NaN past n_choices"
         ),
         ArraySpec("choice_tokens", "int32", ("example", "choice"), "tokens in each scored continuation"),
+        ArraySpec("cut_tokens", "int32", ("example",), "tokens that the prompt lost to the protocol's limit"),
     )
 }
 

@@ -1,0 +1,71 @@
+# `make` alone lists the targets. Every one of them makes .venv first if need be.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The first Python on the path that is new enough; `make PYTHON=...` overrides it.
+FOUND = $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+MISSING = no Python found: 3.11 or newer, with venv, is needed; install it or run make PYTHON=/path/to/python3.11
+PYTHON ?= $(or $(FOUND),$(error $(MISSING)))
+DEMO_LAYERS := 3,7,11,14,17
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check faults hub bench lock audit clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.package  ## make .venv from the lock files
+
+# The lock before torch, so that torch finds its own dependencies at their locked versions.
+$(VENV)/.locked: requirements/lock.txt requirements/torch.txt requirements/data.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --require-hashes --no-deps -r requirements/lock.txt
+	$(PIP) install -r requirements/torch.txt
+	$(PIP) install --require-hashes --no-deps -r requirements/data.txt
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.locked pyproject.toml
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: venv  ## build, verify and score WinoGrande with the embedded model
+	$(BIN)/wif-store build --task winogrande --model gemma3-270m --source builtin --per-class max \
+		--sequence-layers $(DEMO_LAYERS) --out demo/winogrande.zarr
+	$(BIN)/wif-store verify demo/winogrande.zarr
+	$(BIN)/wif-store score demo/winogrande.zarr --out demo/results
+
+test: venv  ## run the tests, offline
+	$(BIN)/python -m pytest
+
+check: venv  ## lint, format, types, import contracts, workflows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on the path: make audit runs it"; fi
+
+faults: venv  ## run the fault campaign whole
+	$(BIN)/python -m benchmarks.faults
+
+hub: venv  ## serve a loopback Hub to publish to and read from
+	$(BIN)/python -m tests.support.hub
+
+bench: venv  ## run the benchmarks
+	$(BIN)/python -m benchmarks
+
+lock:  ## resolve the locked dependencies again
+	$(PYTHON) requirements/relock.py
+
+$(VENV)-audit/.locked: requirements/audit.txt
+	$(PYTHON) -m venv --clear $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --require-hashes -r requirements/audit.txt
+	@touch $@
+
+audit: $(VENV)-audit/.locked  ## check the pins for known vulnerabilities and lint the workflows (needs the internet)
+	$(VENV)-audit/bin/actionlint
+	$(VENV)-audit/bin/pip-audit --require-hashes --disable-pip -r requirements/lock.txt
+
+clean:  ## remove everything that is made
+	rm -rf $(VENV) $(VENV)-audit demo dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

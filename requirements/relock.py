@@ -1,0 +1,49 @@
+"""Resolve the locked dependencies again; run by ``make lock``.
+
+A pin that still fits stays as it is. Arguments go to ``uv pip compile``: ``--upgrade`` moves
+everything, ``--upgrade-package NAME`` one package.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+UV = "uv==0.13.9"
+HERE = Path(__file__).parent
+HASHES = "--generate-hashes"
+TORCH = ["--constraints", "requirements/torch.txt", "--no-emit-package", "torch"]
+# Each lock: its inputs and what is special about it. peers.txt follows lock.txt, so they share a venv.
+LOCKS = {
+    "lock.txt": ["pyproject.toml", "--extra", "embedded", "requirements/dev.in", *TORCH, HASHES],
+    "data.txt": ["requirements/data.in", "--no-deps", HASHES],
+    "peers.txt": ["requirements/peers.in", "--constraints", "requirements/lock.txt", *TORCH],
+    "audit.txt": ["requirements/audit.in", HASHES],
+}
+COMMON = [
+    "--config-file=requirements/uv.toml",
+    "--custom-compile-command=make lock",
+    "--no-emit-index-url",
+    "--python-platform=linux",
+    "--python-version=3.11",
+    "--quiet",
+]
+
+
+def main(arguments: list[str]) -> None:
+    """Write every lock file, with a uv of its own that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder, "bin", "python")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
+        for name, special in LOCKS.items():
+            command = [python, "-m", "uv", "pip", "compile", *special, *COMMON, *arguments]
+            subprocess.run([*command, f"--output-file=requirements/{name}"], check=True, cwd=HERE.parent)
+            print(f"requirements/{name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

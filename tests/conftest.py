@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.hub_fixtures import hub as hub
+from tests.support import tiny
+
+# A test that reaches for the network has a bug; it should say so at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory):
+    """Folder of a tiny model per architecture, made on first use."""
+    root = tmp_path_factory.mktemp("models")
+
+    def get(architecture: str) -> Path:
+        folder = root / architecture
+        return folder if folder.exists() else tiny.save_model(architecture, folder)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WinoGrande-shaped JSONL source."""
+    return tiny.write_rows(tmp_path_factory.mktemp("source") / "rows.jsonl", tiny.rows())
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real examples beside the checkout; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real examples are not beside this checkout ({SHARED.name} folder absent)")
+    return SHARED

@@ -1,0 +1,98 @@
+"""What is stored equals what an independent reading of the same tokens gives, one prompt at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.support import tiny
+from wif_store.extract.batching import BatchLimits
+from wif_store.extract.engine import open_engine
+from wif_store.records import widen
+from wif_store.sources import load_source
+from wif_store.tasks import get_task
+
+TASK = get_task("winogrande")
+
+
+def requests(rows_file, protocol, count=24):
+    return [TASK.request(c, protocol) for c in load_source(TASK, str(rows_file)).candidates[:count]]
+
+
+def reference(folder, dtype, token_ids):
+    """Every block's output for one unpadded prompt, by hooks on a model of its own."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    seen = []
+    for block in blocks:
+        block.register_forward_hook(lambda m, i, o: seen.append(o[0] if isinstance(o, tuple) else o))
+    read = []
+    for ids in token_ids:
+        seen.clear()
+        with torch.inference_mode():
+            model(torch.from_numpy(ids.astype(np.int64))[None])
+        read.append(torch.cat(seen).clone())
+    return read
+
+
+def relative(a, b):
+    return np.linalg.norm(a - b, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+@pytest.mark.parametrize("protocol", ["aligned", "mcq", "paper"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_every_layer_equals_the_hooked_model(architecture, protocol, tiny_models, rows_file):
+    folder = tiny_models(architecture)
+    protocol = TASK.protocol(protocol)
+    engine = open_engine(str(folder), protocol, sequence_layers="all", dtype="float32", device="cpu")
+    records = engine.extract(requests(rows_file, protocol))
+    expected = reference(folder, torch.float32, [r.token_ids for r in records])
+    for record, want in zip(records, expected, strict=True):
+        assert record.sequence.shape == want.shape
+        assert relative(record.sequence, want.numpy()).max() < 1e-5
+        np.testing.assert_array_equal(record.final_token, record.sequence[:, -1])
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_bit_for_bit_where_the_batch_is_the_same(architecture, tiny_models, rows_file):
+    folder = tiny_models(architecture)
+    protocol = TASK.protocol("mcq")
+    limits = BatchLimits(tokens=1)
+    engine = open_engine(str(folder), protocol, sequence_layers="all", device="cpu", limits=limits)
+    records = engine.extract(requests(rows_file, protocol, 6))
+    expected = reference(folder, torch.bfloat16, [r.token_ids for r in records])
+    for record, want in zip(records, expected, strict=True):
+        assert record.sequence.dtype == np.uint16
+        np.testing.assert_array_equal(widen(record.sequence), want.float().numpy())
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_batch_composition_changes_nothing_in_float32(architecture, tiny_models, rows_file):
+    protocol = TASK.protocol("aligned")
+    made = []
+    for limits in (BatchLimits(tokens=1), BatchLimits(examples=7), BatchLimits(tokens=100_000)):
+        engine = open_engine(
+            str(tiny_models(architecture)), protocol, sequence_layers="1", dtype="float32", device="cpu", limits=limits
+        )
+        made.append(engine.extract(requests(rows_file, protocol)))
+    for others in made[1:]:
+        for one, other in zip(made[0], others, strict=True):
+            assert one.prediction == other.prediction
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+            assert relative(one.final_token, other.final_token).max() < 1e-5
+
+
+def test_last_layer_is_before_the_final_norm(tiny_models, rows_file):
+    folder = tiny_models("gemma2")
+    protocol = TASK.protocol("mcq")
+    engine = open_engine(str(folder), protocol, dtype="float32", device="cpu", limits=BatchLimits(tokens=1))
+    record = engine.extract(requests(rows_file, protocol, 1))[0]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        ids = torch.from_numpy(record.token_ids.astype(np.int64))[None]
+        after_norm = model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
+        before = torch.from_numpy(record.final_token[-1])
+        assert not torch.allclose(before, after_norm, rtol=1e-2)
+        torch.testing.assert_close(model.model.norm(before), after_norm)

@@ -1,0 +1,18 @@
+"""The fixture ``hub``: a fresh loopback Hub for one test."""
+
+from collections.abc import Iterator
+
+import huggingface_hub
+import pytest
+
+from tests.support.hub import Hub
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub on 127.0.0.1; clients of this process take the LFS path, as ``env`` makes others do."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with Hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+        huggingface_hub.close_session()
+        assert not hub.broken

@@ -1,0 +1,126 @@
+"""The command line. Each command imports what it needs in its body, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wif_store.errors import WifError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Residual-stream activations with success labels: build, check, publish and score them.",
+)
+
+Store = Annotated[Path, typer.Argument(help="A store: a folder that `wif-store build` wrote.", metavar="STORE")]
+
+
+@app.command()
+def build(
+    task: Annotated[str, typer.Option(help="winogrande, piqa, boolq, social_i_qa, or all.")],
+    model: Annotated[
+        str, typer.Option(help="gemma3-270m (embedded), a Hub id[@revision], a folder or a .gguf file.")
+    ] = "google/gemma-2-2b",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk folder[:split], or a Hub id"
+            "[@revision][:[config/]split]. Default: the task's own Hub dataset.",
+            show_default=False,
+        ),
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="aligned, mcq or paper.")] = "aligned",
+    layers: Annotated[str, typer.Option(help="Blocks read at the final token: all, or 0-based, as in 5,10.")] = "all",
+    sequence_layers: Annotated[
+        str, typer.Option(help="Blocks read at every token: 4,9,.., none, or auto (every fifth).")
+    ] = "auto",
+    per_class: Annotated[str, typer.Option(help="Successes, and failures, to keep: a number or max.")] = "2000",
+    splits: Annotated[str, typer.Option(help="seeded, or published: the split that the source carries.")] = "seeded",
+    seed: Annotated[int, typer.Option(help="Fixes which examples are kept, and their splits.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.")] = "bfloat16",
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one forward pass.")] = 4096,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of one forward pass, at most.")] = 256,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the model repository's own code run.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Default: stores/{model}/{protocol}/{task}.zarr", show_default=False),
+    ] = None,
+) -> None:
+    """Run a model over a task and write its store; run the same command again to resume."""
+    from wif_store.build_command import BuildOptions, run_builds
+
+    run_builds(
+        BuildOptions(
+            task=task,
+            model=model,
+            source=source,
+            protocol=protocol,
+            layers=layers,
+            sequence_layers=sequence_layers,
+            per_class=per_class,
+            splits=splits,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            batch_size=batch_size,
+            chat=chat_template,
+            trust_remote_code=trust_remote_code,
+            out=out,
+        )
+    )
+
+
+@app.command()
+def info(store: Store) -> None:
+    """Say what a store holds and how it was made."""
+    from wif_store.info import describe_store
+    from wif_store.store import open_store
+
+    typer.echo(describe_store(open_store(store)))
+
+
+@app.command()
+def verify(store: Store) -> None:
+    """Check every checksum and every invariant of a store."""
+    from wif_store.verify import verify_store
+
+    report = verify_store(store)
+    typer.echo(f"{store}: {report.files} files, {report.size / 1e6:.1f} MB: every checksum holds")
+    typer.echo(f"{store}: {report.examples} examples: {report.invariants} invariants hold")
+
+
+@app.command()
+def audit(store: Store) -> None:
+    """Count the flaws that an AUC would not show: repeats, crossings, cut prompts, leaked answers."""
+    from wif_store.audit import audit_store
+    from wif_store.info import describe_audit
+    from wif_store.store import open_store
+
+    opened = open_store(store)
+    typer.echo(describe_audit(audit_store(opened), opened.manifest.audit.get("published_source")))
+
+
+def main() -> None:
+    """Run the command line: our own errors are one line on standard error and exit status 1."""
+    try:
+        app()
+    except WifError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped: run the same command to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

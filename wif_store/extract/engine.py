@@ -1,0 +1,102 @@
+"""Opening an engine: a located model, loaded, with everything a store records of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from wif_store.build import Engine
+from wif_store.errors import ModelError
+from wif_store.extract.batching import BatchLimits
+from wif_store.extract.extractor import Extractor
+from wif_store.extract.model import describe_device, load, locate
+
+if TYPE_CHECKING:
+    from wif_store.tasks.base import Protocol
+
+BLOCK = 256
+"""Examples scored and journalled together; batches never cross it."""
+
+RECORDED = ("torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs")
+
+
+def open_engine(
+    model: str,
+    protocol: Protocol,
+    *,
+    layers: str = "all",
+    sequence_layers: str = "auto",
+    device: str = "auto",
+    dtype: str = "bfloat16",
+    limits: BatchLimits | None = None,
+    block: int = BLOCK,
+    chat: bool = False,
+    trust_remote_code: bool = False,
+) -> Engine:
+    """Find and load a model, ready to extract under ``protocol``.
+
+    Args:
+        model: ``gemma3-270m``, a Hub id (``@revision``), a folder or a GGUF file.
+        protocol: What is scored and where residuals are read.
+        layers: Blocks read at the final token: ``all``, ``auto`` (every fifth) or 0-based indices as in ``5,10``.
+        sequence_layers: Blocks read at every token: likewise, or ``none``.
+        device: ``auto`` or a torch device.
+        dtype: The type of the forward pass.
+        limits: How large one forward pass may be.
+        block: Examples scored and journalled together.
+        chat: Wrap contexts in the tokenizer's chat template.
+        trust_remote_code: Let the repository's own Python code run.
+
+    Raises:
+        ModelError: If the model cannot be had or read, or has not these layers.
+    """
+    limits = limits or BatchLimits()
+    located = locate(model)
+    loaded = load(located, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    count = len(loaded.blocks)
+    final, sequence = parse_layers(layers, count), parse_layers(sequence_layers, count)
+    if not final:
+        raise ModelError("no layer is to be read at the final token; expected --layers all or at least one index")
+    record = {
+        "id": located.name,
+        "kind": located.kind,
+        "revision": located.revision,
+        "architecture": type(loaded.causal_lm).__name__,
+        "attention": loaded.causal_lm.config._attn_implementation,
+        "dtype": dtype,
+        "device": describe_device(loaded.device),
+        "tokenizer": type(loaded.tokenizer).__name__,
+        "tokenizer_revision": located.revision,
+        "chat_template": chat,
+        "n_layers": count,
+        "d_model": loaded.d_model,
+    }
+    return Engine(
+        extract=Extractor(loaded, protocol, final, sequence, limits, chat),
+        model=record,
+        batching={**asdict(limits), "block": block},
+        versions={name: importlib.metadata.version(name) for name in RECORDED},
+        layers=final,
+        sequence_layers=sequence,
+        d_model=loaded.d_model,
+    )
+
+
+def parse_layers(text: str, count: int) -> tuple[int, ...]:
+    """``all``, ``none``, ``auto`` (every fifth block) or ``5,10,..`` -> 0-based block indices.
+
+    Raises:
+        ModelError: If an index is not a block of a model of ``count`` blocks.
+    """
+    named = {"all": range(count), "none": (), "auto": range(4, count, 5)}
+    if text in named:
+        return tuple(named[text])
+    try:
+        layers = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise ModelError(f"layers {text!r} are not understood; expected all, none or indices as in 4,9,14") from None
+    for layer in layers:
+        if not 0 <= layer < count:
+            raise ModelError(f"layer {layer} is out of range: the model has the blocks 0 to {count - 1}")
+    return layers

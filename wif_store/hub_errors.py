@@ -1,0 +1,36 @@
+"""What the Hub's client raised, as one line that says what to do."""
+
+from __future__ import annotations
+
+
+def one_line(error: BaseException, what: str) -> str:
+    """A message for a failed request for ``what`` (as in "model google/gemma-2-2b"); no token in it."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{'datasets/' if what.startswith('dataset') else ''}{what.split()[-1]}"
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    for link in chain:
+        if isinstance(link, errors.GatedRepoError):
+            return f"{what} is gated: accept its terms at {page}, then run `hf auth login`"
+        if isinstance(link, errors.RepositoryNotFoundError):
+            return f"{what} was not found: check the name, or run `hf auth login` if it is private"
+        if isinstance(link, errors.RevisionNotFoundError):
+            return f"{what} has no such revision: see its branches and tags at {page}"
+        if isinstance(link, errors.OfflineModeIsEnabled):
+            return f"{what} is not in the local cache and HF_HUB_OFFLINE is set: unset it, or name a local folder"
+        if isinstance(link, errors.HfHubHTTPError) and link.response is not None:
+            status = link.response.status_code
+            if status == 401:
+                return f"{what}: the Hub does not accept the token: run `hf auth login`"
+            if status == 429:
+                return f"{what}: the Hub's rate limit is reached: wait a few minutes and run the same command"
+            return f"{what}: the Hub answered {status}: run the same command again later"
+    for link in chain:
+        name = type(link).__name__
+        if "Connect" in name or "Timeout" in name or isinstance(link, ConnectionError | TimeoutError):
+            return f"{what} cannot be fetched: no connection to the Hub; use a local source or model instead"
+    first = " ".join(str(chain[0]).split()) or type(chain[0]).__name__
+    return f"{what} cannot be loaded: {first[:300]}"

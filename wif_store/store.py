@@ -1,0 +1,315 @@
+"""The reader: a finished store as numpy arrays, from a folder or any fsspec URL."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import zarr
+
+from wif_store.errors import DamageError, StoreError
+from wif_store.schema import (
+    ARRAYS,
+    FINAL_TOKEN,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    SEQUENCE,
+    SPLITS,
+    Example,
+    Float32,
+    Int8,
+    Int64,
+    Manifest,
+)
+
+MANIFEST_BYTES = 64 * 2**20
+
+
+def open_store(path: str | os.PathLike[str]) -> ActivationStore:
+    """Open a finished store for reading.
+
+    Args:
+        path: A folder, or a URL that fsspec understands (``hf://datasets/ORG/NAME/....zarr``).
+
+    Raises:
+        StoreError: If there is no store, or it is unfinished or of another format version.
+        DamageError: If a file that the manifest names is missing or has another size.
+    """
+    name = os.fspath(path)
+    files = _RemoteFiles(name) if "://" in name else _LocalFiles(Path(name))
+    manifest = parse_manifest(files.read_manifest(), name)
+    sizes = files.sizes()
+    for file, entry in manifest.files.items():
+        if sizes.get(file) != entry["size"]:
+            found = "nothing" if file not in sizes else f"{sizes[file]} bytes"
+            raise DamageError(
+                f"{name}: {file} is damaged (found {found}, expected {entry['size']} bytes): "
+                "build or pull the store again"
+            )
+    try:
+        group = zarr.open_group(files.zarr_store(), mode="r", use_consolidated=True)
+        return ActivationStore(name, manifest, group)
+    except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
+        raise DamageError(f"{name}: the Zarr metadata cannot be read ({_line(error)})") from error
+
+
+class ActivationStore:
+    """A finished store. Rows are ordered by split, so that a split is one range of rows.
+
+    Attributes:
+        name: Where it was opened from.
+        manifest: What it holds and how it came to be.
+        task: The task's name.
+        layers: The 0-based decoder blocks that have final-token residuals.
+        sequence_layers: Those that have residuals at every token.
+        d_model: Width of the residual stream.
+    """
+
+    def __init__(self, name: str, manifest: Manifest, group: zarr.Group) -> None:
+        self.name = name
+        self.manifest = manifest
+        self.task = manifest.task
+        self._group = group
+        self.layers = tuple(int(n) for n in self._read("layer"))
+        self.sequence_layers = tuple(int(n) for n in self._read("sequence_layer"))
+        self.d_model = int(manifest.model["d_model"])
+        self._offsets: Int64 | None = None
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return sum(split["examples"] for split in self.manifest.splits.values())
+
+    def __repr__(self) -> str:
+        """The store in one line."""
+        return (
+            f"<ActivationStore {self.name}: {self.task}, {len(self)} examples, {len(self.layers)} layers, "
+            f"d_model {self.d_model}>"
+        )
+
+    def rows(self, split: str | None = None) -> slice:
+        """The rows of a split, or of all examples.
+
+        Raises:
+            StoreError: If there is no such split.
+        """
+        if split is None:
+            return slice(0, len(self))
+        if split not in self.manifest.splits:
+            raise StoreError(f"no split {split!r}; expected one of: {', '.join(self.manifest.splits)}")
+        entry = self.manifest.splits[split]
+        return slice(entry["start"], entry["start"] + entry["examples"])
+
+    def read_final_token(self, layer: int, split: str | None = None) -> tuple[Float32, Int8]:
+        """One layer's residuals at the final token, and the success labels.
+
+        Args:
+            layer: 0-based decoder block.
+            split: ``train``, ``validation`` or ``test``; all rows where it is None.
+
+        Returns:
+            float32 ``[n, d_model]`` and int8 ``[n]`` (1 success, 0 failure).
+
+        Raises:
+            StoreError: If the store has not this layer or split.
+            DamageError: If the bytes on disk are not those that were written.
+        """
+        index = self._position(layer, self.layers, FINAL_TOKEN)
+        rows = self.rows(split)
+        return self._read(FINAL_TOKEN, (index, rows)), self.array("success", split)
+
+    def read_sequences(self, layer: int, split: str | None = None) -> tuple[Float32, Int64]:
+        """One layer's residuals at every token, examples end to end.
+
+        Returns:
+            float32 ``[tokens, d_model]`` and int64 offsets ``[n + 1]``, starting at 0: example i has
+            the rows ``offsets[i]:offsets[i + 1]``.
+
+        Raises:
+            StoreError: If the store has no sequences of this layer, or not this split.
+            DamageError: If the bytes on disk are not those that were written.
+        """
+        index = self._position(layer, self.sequence_layers, SEQUENCE)
+        offsets = self.offsets(split)
+        values = self._read(SEQUENCE, (index, slice(int(offsets[0]), int(offsets[-1]))))
+        return values, offsets - offsets[0]
+
+    def iter_sequences(self, layer: int, split: str | None = None) -> Iterator[Float32]:
+        """One layer's residuals at every token, example by example: float32 ``[length, d_model]``.
+
+        Holds one chunk of the store at a time, however large the split is.
+
+        Raises:
+            StoreError: If the store has no sequences of this layer, or not this split.
+            DamageError: If the bytes on disk are not those that were written.
+        """
+        index = self._position(layer, self.sequence_layers, SEQUENCE)
+        offsets = self.offsets(split)
+        return self._iterate(index, offsets)
+
+    def _iterate(self, index: int, offsets: Int64) -> Iterator[Float32]:
+        step = self._group[SEQUENCE].chunks[1]
+        start = stop = int(offsets[0])
+        buffer = np.empty((0, self.d_model), np.float32)
+        for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            while stop < end:
+                # Up to the next chunk boundary, so that no chunk is decoded twice.
+                upto = min((stop // step + 1) * step, int(offsets[-1]))
+                more = self._read(SEQUENCE, (index, slice(stop, upto)))
+                buffer, start, stop = np.concatenate([buffer[begin - start :], more]), begin, upto
+            yield buffer[begin - start : end - start].copy()
+
+    def offsets(self, split: str | None = None) -> Int64:
+        """int64 ``[n + 1]``: the token range of every example of a split within the whole store."""
+        if self._offsets is None:
+            self._offsets = self._read("offsets")
+        rows = self.rows(split)
+        return self._offsets[rows.start : rows.stop + 1]
+
+    def array(self, name: str, split: str | None = None) -> Any:
+        """A per-example array of the schema, as numpy, for one split or all rows.
+
+        Raises:
+            StoreError: If the schema has no such per-example array.
+        """
+        if name not in ARRAYS or ARRAYS[name].dims[0] != "example":
+            known = ", ".join(n for n, spec in ARRAYS.items() if spec.dims[0] == "example")
+            raise StoreError(f"no per-example array {name!r}; expected one of: {known}")
+        return self._read(name, (self.rows(split),))
+
+    def examples(self, split: str | None = None) -> list[Example]:
+        """The examples of a split, without activations, in the order of the rows."""
+        names = [n for n, spec in ARRAYS.items() if spec.dims[0] == "example"]
+        columns = {name: self.array(name, split) for name in names}
+        offsets = self.offsets(split)
+        tokens = self._read("token_ids", (slice(int(offsets[0]), int(offsets[-1])),))
+        tokens = np.split(tokens, (offsets[1:-1] - offsets[0]).tolist())
+        return [self._example(columns, i, tokens[i]) for i in range(len(columns["gold"]))]
+
+    def _example(self, columns: Mapping[str, Any], i: int, tokens: Any) -> Example:
+        n = int(columns["n_choices"][i])
+        return Example(
+            id=str(columns["example_id"][i]),
+            task=self.task,
+            split=SPLITS[int(columns["split"][i])],
+            source_row=int(columns["source_row"][i]),
+            prompt=str(columns["prompt"][i]),
+            choices=tuple(str(c) for c in columns["choices"][i][:n]),
+            gold=int(columns["gold"][i]),
+            prediction=int(columns["prediction"][i]),
+            success=int(columns["success"][i]),
+            choice_logprobs=tuple(float(p) for p in columns["choice_logprob"][i][:n]),
+            choice_tokens=tuple(int(t) for t in columns["choice_tokens"][i][:n]),
+            final_token_position=int(columns["final_token_position"][i]),
+            token_ids=tokens,
+        )
+
+    def _position(self, layer: int, among: tuple[int, ...], what: str) -> int:
+        if layer not in among:
+            have = ", ".join(map(str, among)) or "none"
+            raise StoreError(f"{self.name} has no {what} residuals of layer {layer}; it has: {have}")
+        return among.index(layer)
+
+    def _read(self, name: str, selection: tuple[Any, ...] = ()) -> Any:
+        try:
+            array = self._group[name]
+            return np.asarray(array[selection if selection else ...])  # type: ignore[index]
+        except Exception as error:
+            # A checksum, a codec and a store each raise their own kind.
+            raise DamageError(
+                f"{self.name}: array {name} cannot be read ({_line(error)}): `wif-store verify` names the file"
+            ) from error
+
+
+def parse_manifest(content: bytes, name: str) -> Manifest:
+    """Check and parse a manifest.
+
+    Raises:
+        StoreError: If it is not a manifest of this format version.
+    """
+    try:
+        data = json.loads(content)
+        if data["format"] != FORMAT:
+            raise ValueError(f"format is {data['format']!r}")
+        version = data["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{name}: {MANIFEST} is not a {FORMAT} manifest ({_line(error)})") from None
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{name} has format version {version}; this wif-store reads version {FORMAT_VERSION}: "
+            "install the wif-store that wrote it, or build it again"
+        )
+    try:
+        manifest = Manifest(**{field: data[field] for field in Manifest.__slots__})
+        for split in SPLITS:
+            _check_count(manifest.splits[split]["start"], manifest.splits[split]["examples"])
+        for file, entry in manifest.files.items():
+            _check_count(entry["size"])
+            path = PurePosixPath(file)
+            if path.is_absolute() or ".." in path.parts or "\\" in file or not isinstance(entry["sha256"], str):
+                raise ValueError(f"{file!r} is not a file below the store")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{name}: {MANIFEST} is not a valid manifest ({_line(error)})") from None
+    return manifest
+
+
+def _check_count(*values: object) -> None:
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{value!r} is not a count")
+
+
+class _LocalFiles:
+    """A store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read_manifest(self) -> bytes:
+        path = self.folder / MANIFEST
+        if self.folder.with_name(self.folder.name + ".partial").is_dir() and not path.exists():
+            raise StoreError(f"{self.folder} is unfinished: run the build command that began it again")
+        if not path.is_file():
+            raise StoreError(f"{self.folder} is not a store: found no {MANIFEST}; expected what `wif-store build` wrote")
+        if path.stat().st_size > MANIFEST_BYTES:
+            raise StoreError(f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_BYTES}")
+        return path.read_bytes()
+
+    def sizes(self) -> dict[str, int]:
+        found = (p for p in self.folder.rglob("*") if p.is_file())
+        return {p.relative_to(self.folder).as_posix(): p.stat().st_size for p in found}
+
+    def zarr_store(self) -> Any:
+        return zarr.storage.LocalStore(self.folder, read_only=True)
+
+
+class _RemoteFiles:
+    """A store behind a URL; only what is read is fetched."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self.fs, self.root = fsspec.url_to_fs(self.url)
+
+    def read_manifest(self) -> bytes:
+        try:
+            content: bytes = self.fs.cat_file(f"{self.root}/{MANIFEST}")
+        except FileNotFoundError:
+            raise StoreError(f"{self.url} is not a store: found no {MANIFEST}") from None
+        return content
+
+    def sizes(self) -> dict[str, int]:
+        found = self.fs.find(self.root, detail=True)
+        return {name.removeprefix(self.root).lstrip("/"): info["size"] for name, info in found.items()}
+
+    def zarr_store(self) -> Any:
+        return zarr.storage.FsspecStore.from_url(self.url, read_only=True)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
