@@ -34,7 +34,7 @@ def test_the_table_says_what_a_probe_does_not_beat(results):
     text = to_text(sections(results))
     assert "piqa: logistic at layer" in text
     assert "is worse than the model's own confidence" in text
-    assert "boolq: logistic at layer 9 does not beat" in text
+    assert "boolq: logistic at layer 9 beats" in text
     best = results.task("boolq").curves[0].best
     row = next(line for line in text.splitlines() if line.startswith("boolq  logistic  "))
     assert row.split()[2] == str(best.layer)

@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from wif_store.stats import Floats, auroc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 C_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 
@@ -42,7 +42,7 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         grid_auroc_: the validation AUROC at each ``C``; empty without validation data.
     """
 
-    def __init__(self, grid: Sequence[float] = C_GRID, tol: float = 1e-8, max_iter: int = 100) -> None:
+    def __init__(self, grid: Sequence[float] = C_GRID, tol: float = 1e-6, max_iter: int = 100) -> None:
         """Keep the parameters as they are; scikit-learn's ``clone`` reads them back."""
         self.grid = grid
         self.tol = tol
@@ -71,9 +71,9 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scale[scale < 1e-12 * np.abs(mean).max(initial=1e-300)] = 1.0
         features -= mean
         features /= scale
-        axes, rotated = _principal_axes(features)
+        rotated, back = _principal_axes(features)
         path = _Problem(rotated, labels == self.classes_[-1]).path(grid, self.tol, self.max_iter)
-        coefficients = (axes @ path[1:]) / scale[:, None]
+        coefficients = back(path[1:]) / scale[:, None]
         intercepts = path[0] - mean @ coefficients
         best, self.grid_auroc_ = 0, {}
         if validation is not None:
@@ -102,19 +102,19 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return chosen
 
 
-def _principal_axes(features: Floats) -> tuple[Floats, Floats]:
-    """Return orthonormal axes ``[d, r]`` and the features along them ``[n, r]``.
+def _principal_axes(features: Floats) -> tuple[Floats, Callable[[Floats], Floats]]:
+    """Return the features along their principal axes ``[n, r]``, and the way back for weights ``[r, k]``.
 
     The penalty does not see a rotation, and a direction without variance gets no weight.
     """
     n, d = features.shape
     if d <= n:
         _, axes = np.linalg.eigh(features.T @ features)
-        return axes, features @ axes
+        return features @ axes, lambda weights: axes @ weights
     values, vectors = np.linalg.eigh(features @ features.T)
     kept = values > 1e-10 * values[-1]
-    lengths = np.sqrt(values[kept])
-    return features.T @ (vectors[:, kept] / lengths), vectors[:, kept] * lengths
+    vectors, lengths = vectors[:, kept], np.sqrt(values[kept])
+    return vectors * lengths, lambda weights: features.T @ ((vectors / lengths) @ weights)
 
 
 class _Problem:
@@ -156,7 +156,7 @@ class _Problem:
         scaled = residual / diagonal
         direction = scaled
         norm = start = float(residual @ scaled)
-        forcing = min(0.1, start**0.5)  # the closer the end, the truer the step: superlinear
+        forcing = min(0.3, start**0.25)  # the closer the end, the truer the step: superlinear
         for _ in range(len(gradient)):
             if norm <= forcing**2 * start or norm == 0.0:
                 break

@@ -109,7 +109,7 @@ def _headline(results: Results) -> Section:
         rows += [[task.task, held.name, "", "", *_auroc(held.test)] for held in task.baselines]
     rows = [row + [""] * (len(header) - len(row)) for row in rows]
     remarks += [
-        "Layers and C are chosen on validation; intervals are DeLong's over test examples, on the logit scale.",
+        "Layer and C are chosen on validation; intervals: DeLong's over test examples, on the logit scale.",
         f"p: DeLong's paired test, Holm-corrected over these rows; verdicts at {1 - results.confidence:.3g}.",
         *_notes(results),
     ]

@@ -95,7 +95,7 @@ def interval(measured: Placements, confidence: float = 0.999) -> Auroc:
     """Put a DeLong confidence interval around an AUROC.
 
     The interval is symmetric on the logit scale, which keeps it inside 0 and 1 and, by simulation
-    (``benchmarks/coverage.py``), keeps its promise in small samples and near 1 where the plain
+    (``benchmarks/intervals.py``), keeps its promise in small samples and near 1 where the plain
     ``AUROC ± z·SE`` does not. At exactly 0 or 1, where DeLong's variance vanishes, the far end is
     the exact binomial bound for no error in as many trials as the smaller class has members.
     """

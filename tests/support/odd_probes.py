@@ -45,12 +45,14 @@ class GivesWords(_Probe):
 
 class RaisesInFit(_Probe):
     def fit(self, X, y):
-        raise RuntimeError("no luck today\nwith details")
+        msg = "no luck today\nwith details"
+        raise RuntimeError(msg)
 
 
 class RaisesInScoring(_Probe):
     def decision_function(self, X):
-        raise KeyError("weights")
+        msg = "weights"
+        raise KeyError(msg)
 
 
 class OnlyPredicts:
@@ -76,7 +78,8 @@ def pipeline():
 
 
 def broken_factory():
-    raise RuntimeError("out of parts")
+    msg = "out of parts"
+    raise RuntimeError(msg)
 
 
 def number_factory():
