@@ -1,6 +1,6 @@
 """Does a 99 percent interval hold the true AUROC 99 percent of the time?
 
-    python benchmarks/intervals.py [--draws N] [--confidence 0.99]
+    python -m benchmarks.intervals [--draws N] [--confidence 0.99]
 
 Two normal classes whose true AUROC is known are drawn again and again; the share of intervals that
 hold it is printed for the logit-scale DeLong interval in use and for the plain ``AUROC ± z·SE``.

@@ -1,6 +1,6 @@
 """How much faster is the ``logistic`` probe than the loop of scikit-learn fits it stands in for?
 
-    python benchmarks/score.py [STORE...] [--repeats N] [--layers 0,9] [--json FILE]
+    python -m benchmarks.score [STORE...] [--repeats N] [--layers 0,9] [--json FILE]
 
 All search the same grid of C at every layer of every task by validation AUROC. The loop is what one
 writes at first: ``StandardScaler``, then ``LogisticRegression`` as it comes with enough iterations, one

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _MARKERS: Final = "osD^vP"
 _SHADES: Final = ("#08306b", "#d6604d", "#1b7837", "#9970ab", "#8c510a", "#35978f")
 _DASHES: Final = ("-", (0, (4, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+# With more probes than this in a panel only the chosen points keep their bars, and no control is drawn.
+_BARS_UP_TO: Final = 3
 _BASELINES: Final = {
     CONFIDENCE: ("#000000", (0, (6, 2, 1, 2)), 1.6),
     TFIDF: ("#555555", (0, (5, 3)), 1.3),
@@ -27,10 +29,12 @@ def draw(results: Results, path: Path) -> None:
     """Draw the results into a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     across = 1 if len(results.tasks) == 1 else 2
     down = -(-len(results.tasks) // across)
-    figure = Figure(figsize=(1.0 + 4.6 * across, 1.5 + 2.9 * down), layout="constrained")
+    size = (7.2, 5.2) if across == 1 else (10.2, 1.5 + 2.9 * down)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
     FigureCanvasAgg(figure)
     panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for panel, task in zip(panels, results.tasks, strict=False):
@@ -47,12 +51,18 @@ def draw(results: Results, path: Path) -> None:
         list(entries.values()),
         list(entries),
         loc="outside lower center",
-        ncols=min(len(entries), 2 * across),
+        ncols=3 if across == 1 else 4,
         frameon=False,
-        title=f"bars and bands: {100 * results.confidence:.6g}% DeLong intervals over test examples",
+        title=_caption(results),
         handlelength=3.2,
     )
     figure.savefig(path, dpi=160)
+
+
+def _caption(results: Results) -> str:
+    crowded = any(len(task.curves) > _BARS_UP_TO for task in results.tasks)
+    where = ", at the chosen layers" if crowded else ""
+    return f"bars and bands: {100 * results.confidence:.6g}% DeLong intervals over test examples{where}"
 
 
 def _panel(panel: Any, task: TaskResult) -> None:
@@ -90,14 +100,15 @@ def _curve(panel: Any, curve: Curve, number: int, of: int) -> None:
         panel.fill_between(at, low, high, facecolor=(shade, 0.15), edgecolor=(shade, 0.5), linewidth=0.6)
         panel.plot(at, values, label=curve.probe, **line)
     else:
-        for x, bottom, top in zip(at, low, high, strict=True):
-            panel.plot([x, x], [bottom, top], color=shade, linewidth=0.7, marker="_", markersize=3)
+        barred = range(len(at)) if of <= _BARS_UP_TO else [curve.chosen]
+        for i in barred:
+            panel.plot([at[i]] * 2, [low[i], high[i]], color=shade, linewidth=0.9, marker="_", markersize=4)
         panel.plot(at, values, label=curve.probe, **line)
     x, best = at[curve.chosen], curve.best.test.value
     if curve.best.layer is not None:
         ring = {"markersize": 11, "fillstyle": "none", "color": "black", "linestyle": "none"}
         panel.plot(x, best, "o", label="layer chosen on validation", **ring)
-    if curve.shuffled:
+    if curve.shuffled and of <= _BARS_UP_TO:
         panel.plot(
             [x, x], [curve.shuffled.low, curve.shuffled.high], color="black", linewidth=0.9, linestyle=":"
         )

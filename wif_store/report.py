@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,14 +160,10 @@ def _paper(results: Results) -> Section:
     held = figure1()
     rows = []
     for one in beside(results):
-        ours = (
-            "not stored"
-            if one.ours is None
-            else f"{one.ours.value:.3f} {_range(one.ours.low, one.ours.high)}"
-        )
-        rows.append(
-            [one.task, str(one.paper_layer), str(one.layer), f"{one.paper:.3f}", one.probe or "", ours]
-        )
+        absent = "not scored" if one.probe is None else "no such layer"
+        ours = absent if one.ours is None else " ".join(_auroc(one.ours))
+        place = [one.task, str(one.paper_layer), str(one.layer)]
+        rows.append([*place, f"{one.paper:.3f}", one.probe or "", ours])
     models = ", ".join(dict.fromkeys(_model(task) for task in results.tasks))
     remarks = [
         f"Paper: {held['source']}. Model: {held['model']}, {held['test_examples']} test examples.",
@@ -205,15 +202,18 @@ def _repeat(results: Results) -> Section:
 
 
 def _notes(results: Results) -> list[str]:
-    """Gather what the fits had to say, each thing once with the layers that said it."""
-    said: dict[str, list[str]] = {}
+    """Gather what the fits had to say, each thing once, with the tasks and at how many layers."""
+    said: dict[str, Counter[str]] = {}
     for task in results.tasks:
         for curve in task.curves:
             for point in curve.points:
                 for note in point.notes:
-                    place = task.task if point.layer is None else f"{task.task} {point.layer}"
-                    said.setdefault(f"{curve.probe}: {note}", []).append(place)
-    return [f"{note} ({', '.join(places)})" for note, places in said.items()]
+                    said.setdefault(f"{curve.probe}: {note}", Counter())[task.task] += 1
+    return [f"{note} ({_counted(tasks)})" for note, tasks in said.items()]
+
+
+def _counted(tasks: Counter[str]) -> str:
+    return ", ".join(task if count == 1 else f"{task} at {count} layers" for task, count in tasks.items())
 
 
 def _model(task: TaskResult) -> str:

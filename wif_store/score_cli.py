@@ -6,11 +6,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wif_store.errors import ScoreError
+
+if TYPE_CHECKING:
+    from wif_store.store import ActivationStore
 
 
 def score_command(
@@ -127,7 +130,7 @@ def _remote_stores(url: str) -> list[str]:
     return [files.unstrip_protocol(path.removesuffix("/manifest.json")) for path in found]
 
 
-def _of_tasks(opened: list[Any], tasks: list[str] | None) -> list[Any]:
+def _of_tasks(opened: list[ActivationStore], tasks: list[str] | None) -> list[ActivationStore]:
     if not tasks:
         return opened
     held = [store.task for store in opened]
