@@ -30,9 +30,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from wif_store.logistic import C_GRID, LogisticPath
-from wif_store.score_cli import find_stores, parse_layers
-from wif_store.stats import auroc
+from wif_store.score.command import find_stores, parse_layers
+from wif_store.score.logistic import C_GRID, LogisticPath
+from wif_store.score.stats import auroc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wif_store.errors import WifError
+from wif_store.score.command import score_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -123,6 +124,9 @@ def audit(store: Store) -> None:
 
     opened = open_store(store)
     typer.echo(describe_audit(audit_store(opened), opened.manifest.audit.get("published_source")))
+
+
+app.command("score")(score_command)
 
 
 def main() -> None:

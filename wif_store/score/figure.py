@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from wif_store.baselines import PROMPT_LENGTH, TFIDF
-from wif_store.results import CONFIDENCE
+from wif_store.score.baselines import PROMPT_LENGTH, TFIDF
+from wif_store.score.results import CONFIDENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wif_store.results import Curve, Results, TaskResult
+    from wif_store.score.results import Curve, Results, TaskResult
 
 # Lines differ by dash and marker first and by lightness second, so that grey paper keeps them apart.
 _MARKERS: Final = "osD^vP"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from wif_store.stats import Auroc
+    from wif_store.score.stats import Auroc
 
 SCHEMA: Final = "wif-store-results"
 SCHEMA_VERSION: Final = 1

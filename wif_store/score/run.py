@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from wif_store.baselines import BASELINES
 from wif_store.errors import ScoreError
-from wif_store.features import Store, labels
-from wif_store.fitting import LayerFit, fit_layers, pick_layers, read_layer, shuffled_control
-from wif_store.predictions import Predictions, read_predictions, split_by_store
-from wif_store.probes import Probe, find_probe
-from wif_store.provenance import describe_store, package_versions
-from wif_store.results import (
+from wif_store.schema import SPLITS
+from wif_store.score.baselines import BASELINES
+from wif_store.score.features import Store, labels
+from wif_store.score.fitting import LayerFit, fit_layers, pick_layers, read_layer, shuffled_control
+from wif_store.score.predictions import Predictions, read_predictions, split_by_store
+from wif_store.score.probes import Probe, find_probe
+from wif_store.score.provenance import describe_store, package_versions
+from wif_store.score.results import (
     CHANCE,
     Baseline,
     Between,
@@ -31,9 +32,8 @@ from wif_store.results import (
     Results,
     TaskResult,
 )
-from wif_store.schema import SPLITS
-from wif_store.stats import Floats, Placements, bootstrap, holm, interval, paired_test, placements
-from wif_store.transfer import transfer_table
+from wif_store.score.stats import Floats, Placements, bootstrap, holm, interval, paired_test, placements
+from wif_store.score.transfer import transfer_table
 
 Probes = str | Probe | object | Sequence[str | Probe | object]
 
@@ -74,10 +74,10 @@ def score(
 
     Args:
         stores: one store a task.
-        probe: a name of :data:`wif_store.probes.PROBES`, ``module:factory``, a scikit-learn
+        probe: a name of :data:`wif_store.score.probes.PROBES`, ``module:factory``, a scikit-learn
             estimator or a factory of one; or several of these.
         layers: 0-based decoder blocks; all that the store holds, if not given.
-        seeds: how many times to fit; see :class:`wif_store.results.Point`.
+        seeds: how many times to fit; see :class:`wif_store.score.results.Point`.
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
         bootstrap_draws: resamples for a bootstrap interval of each chosen point; 0 for none.
         transfer: also train on each task and test on each other.

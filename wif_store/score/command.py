@@ -48,8 +48,8 @@ def score_command(
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws for a bootstrap interval; 0 for none.")] = 0,
 ) -> None:
     """Measure how well probes, or your own predictions, tell where the model will fail."""
-    from wif_store.report import sections, to_text, write
-    from wif_store.score import evaluate, score
+    from wif_store.score.report import sections, to_text, write
+    from wif_store.score.run import evaluate, score
     from wif_store.store import open_store
 
     if compare not in (None, "paper"):

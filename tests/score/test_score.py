@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from tests.support import odd_probes
 from tests.support.memory_store import memory_store
 from wif_store.errors import ScoreError
-from wif_store.probes import PROBES, Probe
-from wif_store.score import score
+from wif_store.score.probes import PROBES, Probe
+from wif_store.score.run import score
 
 ODD = "tests.support.odd_probes"
 
@@ -218,7 +218,7 @@ def test_probes_are_compared_in_pairs():
 
 def test_importing_the_scorer_loads_neither_torch_nor_sklearn():
     code = (
-        "import sys, wif_store.score, wif_store.report, wif_store.figure, wif_store.score_cli; "
+        "import sys; from wif_store.score import command, figure, report, run; "
         "heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules); "
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

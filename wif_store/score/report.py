@@ -8,14 +8,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wif_store.paper import beside, figure1
-from wif_store.results import CONFIDENCE, Curve, Results, TaskResult
+from wif_store.score.paper import beside, figure1
+from wif_store.score.results import CONFIDENCE, Curve, Results, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from wif_store.stats import Auroc
+    from wif_store.score.stats import Auroc
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def to_markdown(parts: Iterable[Section], command: str | None = None) -> str:
 
 def write(results: Results, folder: Path, *, command: str | None = None, paper: bool = False) -> None:
     """Write ``results.json``, ``results.md`` and ``figure.png`` into a folder, made if need be."""
-    from wif_store.figure import draw
+    from wif_store.score.figure import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     record = json.dumps(results.to_json(), indent=1, allow_nan=False, ensure_ascii=False)

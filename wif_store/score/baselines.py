@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wif_store.features import Store, labels
-from wif_store.results import CONFIDENCE
-from wif_store.stats import Floats, auroc
+from wif_store.score.features import Store, labels
+from wif_store.score.results import CONFIDENCE
+from wif_store.score.stats import Floats, auroc
 
 if TYPE_CHECKING:
     from wif_store.schema import Example

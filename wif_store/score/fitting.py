@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from wif_store.errors import ScoreError, WifError
-from wif_store.features import Features, Store, labels, layers_for, load
-from wif_store.probes import Fitted, Probe, fit, scores_of
 from wif_store.schema import SPLITS, Int8, Int64
-from wif_store.stats import Floats, Placements, auroc, placements
+from wif_store.score.features import Features, Store, labels, layers_for, load
+from wif_store.score.probes import Fitted, Probe, fit, scores_of
+from wif_store.score.stats import Floats, Placements, auroc, placements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

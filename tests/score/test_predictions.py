@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.memory_store import memory_store
 from wif_store.errors import ScoreError
-from wif_store.score import evaluate
+from wif_store.score.run import evaluate
 
 
 @pytest.fixture(scope="module")

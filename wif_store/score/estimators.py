@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 if TYPE_CHECKING:
-    from wif_store.stats import Floats
+    from wif_store.score.stats import Floats
 
 
 class MeanDifference(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from wif_store.errors import ScoreError
-from wif_store.stats import Floats, auroc
+from wif_store.score.stats import Floats, auroc
 
 Batch = tuple[Any, Any]
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.errors import ScoreError
-from wif_store.features import Features, Reads, check_reads
+from wif_store.score.features import Features, Reads, check_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wif_store.schema import Int8
-    from wif_store.stats import Floats
+    from wif_store.score.stats import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,13 @@ def _paper_logistic() -> Any:
 
 
 def _logistic() -> Any:
-    from wif_store.logistic import LogisticPath
+    from wif_store.score.logistic import LogisticPath
 
     return LogisticPath()
 
 
 def _mean_difference() -> Any:
-    from wif_store.estimators import MeanDifference
+    from wif_store.score.estimators import MeanDifference
 
     return MeanDifference()
 
@@ -76,7 +76,7 @@ def _lda() -> Any:
 
 
 def _attention() -> Any:
-    from wif_store.attention import AttentionProbe
+    from wif_store.score.attention import AttentionProbe
 
     return AttentionProbe()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wif_store import __version__
 
 if TYPE_CHECKING:
-    from wif_store.features import Store
+    from wif_store.score.features import Store
 
 
 def describe_store(store: Store) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.errors import ScoreError
-from wif_store.probes import check_scores, is_labels
 from wif_store.schema import SPLITS
+from wif_store.score.probes import check_scores, is_labels
 
 if TYPE_CHECKING:
-    from wif_store.features import Store
-    from wif_store.stats import Floats
+    from wif_store.score.features import Store
+    from wif_store.score.stats import Floats
 
 Predictions = str | PathLike[str] | Mapping[str, float]
 """A CSV, JSONL or Parquet file with the columns ``id`` and ``score``, or a mapping of the two."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from wif_store.stats import Floats, auroc
+from wif_store.score.stats import Floats, auroc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from wif_store.stats import auroc, bootstrap, holm, interval, paired_test, placements
+from wif_store.score.stats import auroc, bootstrap, holm, interval, paired_test, placements
 
 
 def tied_data(seed, n=60, levels=9):

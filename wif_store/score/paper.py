@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wif_store.results import Results
-    from wif_store.stats import Auroc
+    from wif_store.score.results import Results
+    from wif_store.score.stats import Auroc
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Published:
 
 def figure1() -> dict[str, Any]:
     """Return the published figures, with their source."""
-    text = (files("wif_store") / "paper_figure1.json").read_text(encoding="utf-8")
+    text = (files("wif_store.score") / "paper_figure1.json").read_text(encoding="utf-8")
     held: dict[str, Any] = json.loads(text)
     return held
 

@@ -6,8 +6,8 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from wif_store.logistic import C_GRID, LogisticPath
-from wif_store.stats import auroc
+from wif_store.score.logistic import C_GRID, LogisticPath
+from wif_store.score.stats import auroc
 
 
 def residual_like(n, d, seed=0):

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wif_store.errors import ScoreError
-from wif_store.fitting import fit_one, read_layer, split_scores
-from wif_store.results import Curve, Transfer, TransferCell
-from wif_store.stats import holm, interval, placements
+from wif_store.score.fitting import fit_one, read_layer, split_scores
+from wif_store.score.results import Curve, Transfer, TransferCell
+from wif_store.score.stats import holm, interval, placements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wif_store.features import Store
-    from wif_store.probes import Probe
+    from wif_store.score.features import Store
+    from wif_store.score.probes import Probe
 
 
 def transfer_table(

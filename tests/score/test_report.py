@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from tests.support.memory_store import memory_store
 from wif_store.errors import ScoreError
-from wif_store.paper import beside, figure1
-from wif_store.report import sections, to_markdown, to_text, write
-from wif_store.score import evaluate, score
-from wif_store.score_cli import find_stores, parse_layers, score_command
+from wif_store.score.command import find_stores, parse_layers, score_command
+from wif_store.score.paper import beside, figure1
+from wif_store.score.report import sections, to_markdown, to_text, write
+from wif_store.score.run import evaluate, score
 
 
 @pytest.fixture(scope="module")
