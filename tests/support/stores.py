@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from wif_store.tasks.base import Request
 
@@ -52,7 +52,7 @@ MODEL = {
 
 
 class MadeUp:
-    """Half of the answers right; bfloat16 residuals that depend on the id alone and compress as real ones do."""
+    """Answers by hash; bfloat16 residuals that depend on the id alone and compress about as real ones do."""
 
     def __init__(self, layers: int, sequence_layers: int, d_model: int, tokens: int, seed: int) -> None:
         self.shape, self.tokens, self.seed = (layers, sequence_layers, d_model), tokens, seed
@@ -102,7 +102,7 @@ def make_store(
     seed: int = 0,
     **model: Any,
 ) -> Path:
-    """Build a store of ``2 * per_class`` made-up examples at ``out``; ``model`` changes what it says of the model."""
+    """Build a store of ``2 * per_class`` made-up examples; ``model`` changes what it says of the model."""
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = out.with_name(f"{task}.rows.jsonl")
     rows.write_text("".join(json.dumps(ROWS[task](i)) + "\n" for i in range(6 * per_class + 20)))
