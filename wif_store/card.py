@@ -272,7 +272,7 @@ def _describe(task: Published) -> dict[str, Any]:
             "site": SITES[protocol["site"]] + (f" (`{protocol['prompt']!r}`)" if protocol["prompt"] else ""),
         },
         "source": f"{link} ({part})" if part else link,
-        "revision": source["revision"],
+        "revision": source["revision"] or "local",
         "licence": definition.source.licence,
         "citation": definition.source.citation,
         "view_size": _size(task.view_bytes),

@@ -36,7 +36,7 @@ def push_stores(
 ) -> None:
     """Verify, export and publish stores; with ``dry_run`` only say what would be done."""
     console = Console(stderr=True)
-    remote = RemoteDataset(repo)
+    remote = _remote(repo)
     folders = list(stores) or default_stores(Path(DEFAULT_STORES))
     if target.create_pr and (target.tag or target.revision != "main"):
         msg = "--create-pr goes with neither --revision nor --tag: a pull request is tagged once it is merged"
@@ -73,7 +73,7 @@ def default_stores(folder: Path) -> list[Path]:
 def pull_stores(repo: str, tasks: Sequence[str], layers: str | None, revision: str, out: Path | None) -> None:
     """Fetch and verify stores."""
     console = Console(stderr=True)
-    remote, wanted = RemoteDataset(repo), parse_layers(layers)
+    remote, wanted = _remote(repo), parse_layers(layers)
     with console.status("asking the Hub"):
         pull = Pull.open(remote, revision)
         if not pull.tasks():
@@ -106,6 +106,14 @@ def parse_layers(text: str | None) -> list[int] | None:
         msg = f"--layers is {text!r}; expected all, or 0-based blocks as in 5,10"
         raise PublishError(msg)
     return sorted({int(part) for part in parts})
+
+
+def _remote(repo: str) -> RemoteDataset:
+    from huggingface_hub.utils import disable_progress_bars
+
+    # One bar for the whole, not one for each file.
+    disable_progress_bars()
+    return RemoteDataset(repo)
 
 
 def _stage(folders: Sequence[Path], console: Console) -> list[Staged]:
@@ -143,15 +151,12 @@ class _Shown(Progress):
 
     def planned(self, plan: Plan) -> None:
         """Show what is there, what is missing and what goes."""
-        whole = sum(file.size for file in plan.wanted.values())
         lines = [f"the dataset will have: {', '.join(plan.tasks)}"]
-        for top in sorted({path.rpartition("/")[0].split("/c/")[0] for path in plan.missing}):
-            files = [
-                p for p in plan.missing if p == top or p.startswith(f"{top}/") or (not top and "/" not in p)
-            ]
-            lines.append(
-                f"  {top or 'the card'}: {len(files)} files, {_size(sum(plan.wanted[p].size for p in files))}"
-            )
+        folders: dict[str, list[int]] = {}
+        for path in plan.missing:
+            folders.setdefault("/".join(path.split("/")[:2]), []).append(plan.wanted[path].size)
+        lines += [f"  {_size(sum(sizes)):>12}  {name}" for name, sizes in sorted(folders.items())]
+        whole = sum(file.size for file in plan.wanted.values())
         lines.append(
             f"to upload: {_size(plan.bytes)} of {_size(whole)}; to remove: {len(plan.deleted)} files"
         )
