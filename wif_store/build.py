@@ -87,8 +87,8 @@ def build(
             return Report(out, already_built=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(out)
-        journal.open(plan)
         try:
+            journal.open(plan)
             report = _run(settings, engine, source, journal, out, progress, plan)
         finally:
             journal.close()
@@ -170,7 +170,7 @@ def _scan(
             records = engine.extract([settings.task.request(c, settings.protocol) for c in block])
             wanted = [tally.visit(r.prediction == c.gold) for r, c in zip(records, block, strict=True)]
             journal.write(number, records, wanted)
-            report.tokens += sum(len(r.token_ids) for r in records)
+            report.tokens += sum(r.cost for r in records)
         progress.scanned(start + len(block), len(candidates), report.tokens, tally)
     return tally
 

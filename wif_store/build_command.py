@@ -50,9 +50,11 @@ class BuildOptions:
 def run_builds(options: BuildOptions) -> None:
     """Build one task, or every task in turn."""
     tasks = list(TASKS.values()) if options.task == "all" else [get_task(options.task)]
-    if len(tasks) > 1 and options.out is not None:
-        msg = "--out names one store; leave it away to build all tasks, each into its own"
-        raise TaskError(msg)
+    if len(tasks) > 1:
+        for name, value in (("--source", options.source), ("--out", options.out)):
+            if value is not None and str(value) != "builtin" and "{task}" not in str(value):
+                msg = f"{name} {value} is one place for {len(tasks)} tasks; write {{task}} for the name of each"
+                raise TaskError(msg)
     for task in tasks:
         run_build(task, options)
 
@@ -67,10 +69,11 @@ def run_build(task: MultipleChoiceTask, options: BuildOptions) -> Report:
         seed=options.seed,
         splits=parse_splits(options.splits),
     )
-    out = options.out or default_out(task, options)
+    out = Path(str(options.out).replace("{task}", task.name)) if options.out else default_out(task, options)
     # The source is quick to refuse; the model is not quick to load.
     with console.status(f"{task.name}: reading the source"):
-        source = load_source(task, options.source, keep_duplicates=settings.protocol.keeps_duplicates)
+        spec = options.source.replace("{task}", task.name) if options.source else None
+        source = load_source(task, spec, keep_duplicates=settings.protocol.keeps_duplicates)
     with console.status(f"{task.name}: loading {options.model}"):
         engine = open_engine(settings, options)
     with _bars(console, task.name) as progress:

@@ -32,7 +32,7 @@ def build(
         str | None,
         typer.Option(
             help="builtin, a .jsonl/.json/.parquet file, a save_to_disk folder[:split], or a Hub id"
-            "[@revision][:[config/]split]. Default: the task's own Hub dataset.",
+            "[@revision][:[config/]split]; {task} stands for the task. Default: the task's own Hub dataset.",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +64,10 @@ def build(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Default: stores/{model}/{protocol}/{task}.zarr", show_default=False),
+        typer.Option(
+            help="{task} stands for the task. Default: stores/{model}/{protocol}/{task}.zarr",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Run a model over a task and write its store; run the same command again to resume."""

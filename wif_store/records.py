@@ -29,6 +29,7 @@ class Record:
         prediction: Index of the largest log-likelihood; the first of equals.
         prompt: The text that was read.
         cut: Tokens that the prompt lost to the protocol's limit.
+        cost: Tokens that the model ran for it.
         token_ids: int32 ``[length]``, the tokens that were read.
         final_token: raw ``[layers, d_model]``, resid_post at the last of them.
         sequence: raw ``[sequence_layers, length, d_model]``, resid_post at each of them.
@@ -40,6 +41,7 @@ class Record:
     prediction: int
     prompt: str
     cut: int
+    cost: int
     token_ids: Int32
     final_token: Raw
     sequence: Raw

@@ -138,6 +138,7 @@ class Extractor:
                 prediction=answer,
                 prompt=example.request.prompt or example.texts[answer],
                 cut=example.cut,
+                cost=example.cost + len(example.read or ()),
                 token_ids=np.array(tokens[n], dtype=np.int32),
                 final_token=finals[:, n],
                 sequence=to_numpy(sequences[n]),
