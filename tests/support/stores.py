@@ -82,6 +82,7 @@ class MadeUp:
             token_ids=np.arange(length, dtype=np.int32),
             final_token=final,
             sequence=sequence,
+            cost=length,
         )
 
 
