@@ -128,13 +128,7 @@ class Push:
         remote.check_token()
         private = remote.is_private()
         if private is None:
-            remote.call(
-                remote.api.create_repo,
-                remote.name,
-                repo_type="dataset",
-                private=target.private,
-                exist_ok=True,
-            )
+            remote.create(private=target.private)
         elif target.private and not private:
             msg = (
                 f"{remote.name} exists and is public: make it private in its settings, or leave --private out"

@@ -109,7 +109,7 @@ def parse_layers(text: str | None) -> list[int] | None:
 
 
 def _remote(repo: str) -> RemoteDataset:
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     # One bar for the whole, not one for each file.
     disable_progress_bars()

@@ -66,6 +66,7 @@ class RemoteDataset:
             msg = f"{name!r} names no repository: expected OWNER/NAME, as in whyitfailed/gemma2-acts"
             raise PublishError(msg)
         self.name, self.api = name, api or HfApi(library_name="wif-store")
+        self._reached = False
 
     @property
     def page(self) -> str:
@@ -80,10 +81,13 @@ class RemoteDataset:
         """
         for wait in tries():
             try:
-                return request(*args, **options)
+                answer = request(*args, **options)
+                self._reached = True
+                return answer
             except Exception as error:
                 # The client's exceptions are many, and its messages long.
-                if wait is None or not is_passing(error):
+                offline = _is_transport(error) and not self._reached
+                if wait is None or offline or not is_passing(error):
                     raise self.failed(error) from error
                 pause(wait, error)
         raise AssertionError
@@ -111,6 +115,22 @@ class RemoteDataset:
             msg = f"the token of {user['name']} only reads: make one that writes and run `hf auth login`"
             raise PublishError(msg)
         return str(user["name"])
+
+    def create(self, *, private: bool) -> None:
+        """Make the repository.
+
+        Raises:
+            PublishError: If it may not be made, or its name is taken by one that this user cannot see.
+        """
+        try:
+            self.call(self.api.create_repo, self.name, repo_type="dataset", private=private)
+        except PublishError as error:
+            if _status(error.__cause__) != 409:
+                raise
+            # It may be there by a request of ours whose answer was lost; then it can be seen.
+            if self.is_private() is None:
+                msg = f"the name {self.name} is taken by a dataset that you cannot see: choose another --repo"
+                raise PublishError(msg) from error
 
     def head(self, revision: str) -> str | None:
         """The commit at the head of a branch; None where there is no such repository or branch."""
@@ -178,7 +198,7 @@ def is_passing(error: BaseException) -> bool:
     return _is_transport(error)
 
 
-def _status(error: BaseException) -> int | None:
+def _status(error: BaseException | None) -> int | None:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError) and error.response is not None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from tests.publish.publishing import REPO, client, tree, wif
+from tests.publish.publishing import REPO, ROOT, client, tree, wif
 from wif_store.schema import SPLITS
 from wif_store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.support.hub import Hub
     from wif_store.store import ActivationStore
@@ -105,7 +107,7 @@ def test_every_form_is_bit_equal_to_the_store_and_comes_back(
     run = wif(hub, "pull", REPO, "--out", tmp_path / "back", "--revision", "v1")
     assert run.returncode == 0, run.stderr
     for task, store in published.items():
-        assert tree(tmp_path / "back" / f"{task}.zarr") == tree(type(tmp_path)(store.name))
+        assert tree(tmp_path / "back" / f"{task}.zarr") == tree(Path(store.name))
 
 
 def test_other_tools_read_it_in_place(
@@ -145,11 +147,6 @@ def test_the_examples_on_the_card_run(
     )
     assert rows == 16
     ours = f"{zarr}\nprint(tokens.shape, offsets.shape)"
-    import subprocess
-    import sys
-
-    from tests.publish.publishing import ROOT
-
     run = subprocess.run(
         [sys.executable, "-c", ours],
         env=hub.environ(PYTHONPATH=str(ROOT)),
