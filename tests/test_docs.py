@@ -15,9 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_format_lists_every_array():
-    rows = [
-        f"| `{a.name}` | {a.dtype} | {', '.join(a.dims)} | {a.description} |" for a in ARRAYS.values()
-    ]
+    rows = [f"| `{a.name}` | {a.dtype} | {', '.join(a.dims)} | {a.description} |" for a in ARRAYS.values()]
     assert "\n".join(rows) in (ROOT / "docs" / "format.md").read_text()
 
 

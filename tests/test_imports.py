@@ -45,11 +45,8 @@ ROOMS = (
     "wif_store.tasks",
     "wif_store.store",
     "wif_store.writer",
-    "wif_store.probes",
-    "wif_store.score",
-    "wif_store.export",
-    "wif_store.card",
-    "wif_store.push",
+    "wif_store.score.probes",
+    "wif_store.score.run",
     "wif_store.build",
     "wif_store.cli",
 )

@@ -53,7 +53,9 @@ def run_builds(options: BuildOptions) -> None:
     if len(tasks) > 1:
         for name, value in (("--source", options.source), ("--out", options.out)):
             if value is not None and str(value) != "builtin" and "{task}" not in str(value):
-                msg = f"{name} {value} is one place for {len(tasks)} tasks; write {{task}} for the name of each"
+                msg = (
+                    f"{name} {value} is one place for {len(tasks)} tasks; write {{task}} for the name of each"
+                )
                 raise TaskError(msg)
     for task in tasks:
         run_build(task, options)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wif_store.errors import WifError
+from wif_store.score.command import score_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -170,6 +171,9 @@ def pull(
     from wif_store.push_command import pull_stores
 
     pull_stores(repo, task or [], layers, revision, out)
+
+
+app.command("score")(score_command)
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 VIEW_VERSION: Final = 1
 """Raised when the same store would be laid out as other Parquet files."""
 
-FILE_BYTES: Final = 512 * 2**20
-"""Uncompressed residuals of one file, at most. A file is one row group, so that a layer's values are one
-run of bytes in it: a reader that fetches ahead of what it needs does so once per file."""
+FILE_BYTES: Final = 256 * 2**20
+"""Uncompressed residuals of one file, at most: the Hub's viewer shows no row group above 300 MB. A file is
+one row group, so that a layer's values are one run of bytes in it."""
 
 PAGE_BYTES: Final = 4 * 2**20
 """zstd wants each byte plane of a page to be long: pages of 128 KiB take 14 percent more."""
@@ -136,6 +136,8 @@ def _write(path: Path, table: pa.Table) -> None:
         # A choice among thousands of dimensions is never made by their extremes.
         write_statistics=texts,
         data_page_size=PAGE_BYTES,
+        # With it a reader of a few rows fetches pages, not the row group.
+        write_page_index=True,
         # Pages of version 2 keep their levels apart and come out larger.
         data_page_version="1.0",
     )

@@ -1,0 +1,70 @@
+"""Count the answers that change with the batch size, and how near a tie each of them was.
+
+    python benchmarks/batch_sizes.py --task winogrande --source builtin --limit 256
+
+Runs the same examples in batches of 1, 7 and 32, in float32 and in bfloat16. In float32 no answer may change
+(exit status 1 if one does); in bfloat16 each that does is listed with its margin, in nats, at batch size 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+
+from wif_store.extract.batching import BatchLimits
+from wif_store.extract.engine import open_engine
+from wif_store.selection import visit_order
+from wif_store.sources import load_source
+from wif_store.tasks import get_task
+
+SIZES = (1, 7, 32)
+
+
+def main() -> None:
+    """Run every size in both dtypes and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--task", default="winogrande")
+    parser.add_argument("--source", default="builtin")
+    parser.add_argument("--model", default="gemma3-270m")
+    parser.add_argument("--limit", type=int, default=256)
+    args = parser.parse_args()
+    task = get_task(args.task)
+    protocol = task.protocol("aligned")
+    candidates = visit_order(load_source(task, args.source).candidates, 0)[: args.limit]
+    requests = [task.request(c, protocol) for c in candidates]
+    failed = False
+    print(
+        "| dtype | batch size | examples | answers changed | margins of those (nats) | median margin of all |"
+    )
+    print("|---|---|---|---|---|---|")
+    for dtype in ("float32", "bfloat16"):
+        first = None
+        for size in SIZES:
+            engine = open_engine(
+                args.model,
+                protocol,
+                layers="0",
+                sequence_layers="none",
+                dtype=dtype,
+                limits=BatchLimits(examples=size),
+            )
+            logprobs = np.array([r.logprobs for r in engine.extract(requests)])
+            answers = logprobs.argmax(1)
+            top = np.sort(logprobs, axis=1)
+            margins = top[:, -1] - top[:, -2]
+            if first is None:
+                first = answers, margins
+            changed = np.flatnonzero(answers != first[0])
+            failed |= dtype == "float32" and len(changed) > 0
+            near = ", ".join(f"{m:.3f}" for m in first[1][changed]) or "none"
+            print(
+                f"| {dtype} | {size} | {len(answers)} | {len(changed)} | {near} | {np.median(margins):.2f} |",
+                flush=True,
+            )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
