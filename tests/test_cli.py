@@ -1,26 +1,44 @@
-"""The command line: exit codes and messages, each in a process of its own."""
+"""The command line: exit codes and messages."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support import tiny
+from wif_store import cli
 
 COMMAND = [sys.executable, "-m", "wif_store.cli"]
 
 
-def run(*arguments, cwd=None):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=cwd
-    )
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments):
+    """Run the command line in this process, which has torch loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["wif-store", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def build(model, source, out, *more):
@@ -188,3 +206,13 @@ def test_what_is_no_store(tmp_path):
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
         assert "is not a store" in done.stderr
+
+
+def test_the_process_itself_ends_with_one_line_and_a_status(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [*COMMAND, "verify", str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
