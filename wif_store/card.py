@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.audit import FLAWS
 from wif_store.errors import PublishError
-from wif_store.export import residual_columns
-from wif_store.schema import SPLITS
+from wif_store.schema import SPLITS, residual_columns
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:

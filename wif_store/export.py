@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from wif_store.schema import SPLITS
+from wif_store.schema import RESIDUAL_COLUMN, SPLITS, residual_columns
 from wif_store.writer import describe
 
 if TYPE_CHECKING:
@@ -25,14 +25,6 @@ one row group, so that a layer's values are one run of bytes in it."""
 
 PAGE_BYTES: Final = 4 * 2**20
 """zstd wants each byte plane of a page to be long: pages of 128 KiB take 14 percent more."""
-
-RESIDUAL: Final = "resid_post_"
-
-
-def residual_columns(layers: Sequence[int], n_layers: int) -> list[str]:
-    """The names of the residual columns; their numbers are as wide as that of the model's last block."""
-    width = max(2, len(str(n_layers - 1)))
-    return [f"{RESIDUAL}{layer:0{width}d}" for layer in layers]
 
 
 def view_schema(manifest: Manifest, layers: Sequence[int]) -> pa.Schema:
@@ -123,7 +115,7 @@ def _table(store: ActivationStore, schema: pa.Schema, split: str, rows: slice) -
 def _write(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
-    residuals = [name for name in table.column_names if name.startswith(RESIDUAL)]
+    residuals = [name for name in table.column_names if name.startswith(RESIDUAL_COLUMN)]
     texts = [name for name in table.column_names if name not in residuals]
     pq.write_table(
         table,

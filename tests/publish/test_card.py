@@ -89,7 +89,7 @@ def test_results_stay_until_their_store_is_replaced(
     push(hub, made("boolq"))
     card = hub.repo(REPO).read("README.md").decode()
     assert "| winogrande | logistic | 9 | 0.640 | [0.570, 0.700] |" in card
-    assert "(results/figure.png)" in card
+    assert "/resolve/main/results/figure.png)" in card
     assert {"results/results.json", "results/figure.png"} <= contents(hub).keys()
     push(hub, make_store(tmp_path / "w.zarr", per_class=8))
     card = hub.repo(REPO).read("README.md").decode()
