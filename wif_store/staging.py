@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +21,7 @@ from wif_store.verify import verify_store
 from wif_store.writer import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from wif_store.store import ActivationStore
@@ -91,12 +93,7 @@ def _view(
     if found is not None:
         return found
     partial = place.with_name(place.name + ".partial")
-    with place.with_name(place.name + ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            msg = f"another push is exporting {folder}: wait for it"
-            raise PublishError(msg) from None
+    with _alone(folder):
         shutil.rmtree(partial, ignore_errors=True)
         files = export_view(store, partial, on_file)
         record = {"version": VIEW_VERSION, "manifest": manifest, "files": files}
@@ -104,6 +101,20 @@ def _view(
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
     return files
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a store's folder, so that two pushes do not write one view."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        msg = f"another push is exporting {folder}: wait for it"
+        raise PublishError(msg) from None
+    finally:
+        os.close(descriptor)
 
 
 def _read_view(place: Path, manifest: str) -> dict[str, dict[str, Any]] | None:

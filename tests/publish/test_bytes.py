@@ -48,7 +48,7 @@ def fetched(hub: Hub, script: str, out: Path) -> int:
     return hub.log.sent()
 
 
-@pytest.mark.parametrize("per_class", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("per_class", [150, pytest.param(2000, marks=pytest.mark.slow)])
 def test_one_layer_is_what_is_fetched(hub: Hub, tmp_path: Path, per_class: int) -> None:
     path = make_store(
         tmp_path / "w.zarr", per_class=per_class, layers=3, sequence_layers=3, d_model=2304, tokens=1

@@ -219,6 +219,17 @@ def test_the_view_is_made_once_and_made_again_when_damaged(made: Made, tmp_path:
     assert len(written) == 6
 
 
+def test_two_pushes_do_not_write_one_view(made: Made, tmp_path: Path) -> None:
+    store = tmp_path / "w.zarr"
+    shutil.copytree(made("winogrande"), store)
+
+    def again(size: int) -> None:
+        with pytest.raises(PublishError, match="another push is exporting"):
+            stage(store)
+
+    assert stage(store, again).files
+
+
 # -- what is refused ------------------------------------------------------------------------------------
 
 
