@@ -314,7 +314,9 @@ class _RemoteFiles:
         import fsspec
 
         self.url = url.rstrip("/")
-        self.fs, self.root = fsspec.url_to_fs(self.url)
+        # The Hub's file system fetches 5 MiB more than each read asks for, unless told otherwise.
+        self.options = {"block_size": 1} if self.url.startswith("hf://") else {}
+        self.fs, self.root = fsspec.url_to_fs(self.url, **self.options)
 
     def read_manifest(self) -> bytes:
         try:
@@ -329,7 +331,7 @@ class _RemoteFiles:
         return {name.removeprefix(self.root).lstrip("/"): info["size"] for name, info in found.items()}
 
     def zarr_store(self) -> Any:
-        return zarr.storage.FsspecStore.from_url(self.url, read_only=True)
+        return zarr.storage.FsspecStore.from_url(self.url, storage_options=self.options, read_only=True)
 
 
 def _line(error: BaseException) -> str:
