@@ -42,9 +42,7 @@ def main() -> None:
     candidates = visit_order(load_source(task, args.source).candidates, 0)[: args.limit]
     requests = [task.request(c, protocol) for c in candidates]
     failed = False
-    print(
-        "| dtype | batch size | examples | answers changed | their margins | margin moves by: median, largest |"
-    )
+    print("| dtype | batch size | examples | changed | their margins | margin moves: median, largest |")
     print("|---|---|---|---|---|---|")
     for dtype in ("float32", "bfloat16"):
         alone = None

@@ -146,8 +146,8 @@ def push(
     ] = None,
 ) -> None:
     """Publish stores as a dataset on the Hub; run the same command again to go on."""
-    from wif_store.push import Target
-    from wif_store.push_command import push_stores
+    from wif_store.publish.command import push_stores
+    from wif_store.publish.push import Target
 
     push_stores(
         stores or [], repo, Target(revision, create_pr, private, tag), dry_run=dry_run, results=results
@@ -168,7 +168,7 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch stores from the Hub and verify every byte; run the same command again to go on."""
-    from wif_store.push_command import pull_stores
+    from wif_store.publish.command import pull_stores
 
     pull_stores(repo, task or [], layers, revision, out)
 

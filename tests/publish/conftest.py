@@ -29,5 +29,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits that were made shorter: push's own and the client's."""
     waits: list[float] = []
-    monkeypatch.setattr("wif_store.remote.time.sleep", waits.append)
+    monkeypatch.setattr("wif_store.publish.remote.time.sleep", waits.append)
     return waits

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
 
-from wif_store.push import Progress, Push, Pushed, Target
-from wif_store.remote import RemoteDataset
-from wif_store.staging import stage
+from wif_store.publish.push import Progress, Push, Pushed, Target
+from wif_store.publish.remote import RemoteDataset
+from wif_store.publish.staging import stage
 
 if TYPE_CHECKING:
     from tests.support.hub import Hub

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wif_store.card import Published, render_card
+from wif_store.publish.card import Published, render_card
 from wif_store.schema import Manifest
 from wif_store.tasks import TASKS, get_task
 

@@ -12,9 +12,9 @@ from tests.publish.loopback import UPLOAD_WARNING
 from tests.publish.publishing import REPO, ROOT, contents, push
 from tests.publish.reference_cards import CARDS, published, results
 from tests.support.stores import make_store
-from wif_store.card import check_card, matching_results, render_card
 from wif_store.errors import PublishError
-from wif_store.export import view_schema
+from wif_store.publish.card import check_card, matching_results, render_card
+from wif_store.publish.export import view_schema
 from wif_store.store import open_store
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.publish.loopback import UPLOAD_WARNING
 from tests.publish.publishing import REPO, ROOT, contents, push
-from wif_store.staging import view_place
+from wif_store.publish.staging import view_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ import pytest
 from tests.publish.loopback import UPLOAD_WARNING
 from tests.publish.publishing import REPO, dataset, push, tree, wif
 from wif_store.errors import DamageError, PublishError
-from wif_store.pull import Pull
+from wif_store.publish.pull import Pull
+from wif_store.publish.staging import stage
 from wif_store.schema import SPLITS
-from wif_store.staging import stage
 from wif_store.store import open_store
 from wif_store.verify import verify_store
 

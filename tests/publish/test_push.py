@@ -15,9 +15,9 @@ from tests.publish.loopback import UPLOAD_WARNING
 from tests.publish.publishing import REPO, contents, dataset, push
 from tests.support.stores import make_store
 from wif_store.errors import PublishError, StoreError
-from wif_store.push import Progress, Push, Target
-from wif_store.remote import RemoteFile
-from wif_store.staging import stage, view_place
+from wif_store.publish.push import Progress, Push, Target
+from wif_store.publish.remote import RemoteFile
+from wif_store.publish.staging import stage, view_place
 
 if TYPE_CHECKING:
     from tests.support.hub import Hub

@@ -11,9 +11,9 @@ from tests.publish.loopback import UPLOAD_WARNING
 from tests.publish.publishing import REPO, contents, dataset, push, wif
 from tests.support.stores import make_store
 from wif_store.errors import PublishError, WifError
-from wif_store.pull import Pull
-from wif_store.push import Target
-from wif_store.remote import RemoteDataset
+from wif_store.publish.pull import Pull
+from wif_store.publish.push import Target
+from wif_store.publish.remote import RemoteDataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import DamageError, PublishError, StoreError
-from wif_store.partial import files_of_layers, is_part_of, is_residual, keep_layers
+from wif_store.publish.partial import files_of_layers, is_part_of, is_residual, keep_layers
+from wif_store.publish.staging import store_folder
 from wif_store.schema import MANIFEST
-from wif_store.staging import store_folder
 from wif_store.store import parse_manifest
 from wif_store.verify import verify_store
 from wif_store.writer import describe
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from wif_store.remote import RemoteDataset, RemoteFile
+    from wif_store.publish.remote import RemoteDataset, RemoteFile
 
 THREADS: Final = 4
 

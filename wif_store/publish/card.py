@@ -179,7 +179,7 @@ def matching_results(results: Mapping[str, Any], tasks: Iterable[Published]) -> 
 def _template() -> str:
     """The template: inside an installed package, or in ``cards/`` of a checkout."""
     name = Path("cards", "dataset_card.md.jinja")
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     path = here / name if (here / name).is_file() else here.parent / name
     return path.read_text(encoding="utf-8")
 

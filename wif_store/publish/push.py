@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import PublishError
-from wif_store.plan import Plan, Planner
-from wif_store.remote import Stale, git_oid, is_passing, pause, tries
+from wif_store.publish.plan import Plan, Planner
+from wif_store.publish.remote import Stale, git_oid, is_passing, pause, tries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from huggingface_hub import CommitOperationAdd
 
-    from wif_store.remote import RemoteDataset
-    from wif_store.staging import Staged
+    from wif_store.publish.remote import RemoteDataset
+    from wif_store.publish.staging import Staged
 
 GROUP_BYTES: Final = 512 * 2**20
 GROUP_FILES: Final = 64

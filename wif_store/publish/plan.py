@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zarr
 
-from wif_store.card import Published, check_card, matching_results, render_card
 from wif_store.errors import PublishError
+from wif_store.publish.card import Published, check_card, matching_results, render_card
+from wif_store.publish.staging import LocalFile, store_folder, view_folder
 from wif_store.schema import MANIFEST
-from wif_store.staging import LocalFile, store_folder, view_folder
 from wif_store.store import ActivationStore, parse_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from wif_store.remote import RemoteDataset, RemoteFile
-    from wif_store.staging import Staged
+    from wif_store.publish.remote import RemoteDataset, RemoteFile
+    from wif_store.publish.staging import Staged
 
 CARD: Final = "README.md"
 RESULTS: Final = "results/results.json"

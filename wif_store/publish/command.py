@@ -11,17 +11,17 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from wif_store.errors import PublishError
-from wif_store.pull import Pull
-from wif_store.push import Progress, Push, Target
-from wif_store.remote import RemoteDataset
+from wif_store.publish.pull import Pull
+from wif_store.publish.push import Progress, Push, Target
+from wif_store.publish.remote import RemoteDataset
+from wif_store.publish.staging import stage
 from wif_store.schema import MANIFEST
-from wif_store.staging import stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from wif_store.plan import Plan
-    from wif_store.staging import Staged
+    from wif_store.publish.plan import Plan
+    from wif_store.publish.staging import Staged
 
 DEFAULT_STORES: Final = "stores/gemma-2-2b"
 
