@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path, PurePosixPath
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
-from wif_store.errors import DamageError, StoreError
+from wif_store.errors import DamageError, StoreError, WifError
+from wif_store.manifest import MANIFEST_BYTES
+from wif_store.manifest import parse_manifest as parse_manifest
 from wif_store.schema import (
     ARRAYS,
     FINAL_TOKEN,
-    FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
     SEQUENCE,
     SPLITS,
@@ -25,11 +25,10 @@ from wif_store.schema import (
     Int64,
     Manifest,
 )
+from wif_store.validate import METADATA, METADATA_BYTES, check_columns, parse_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-MANIFEST_BYTES = 64 * 2**20
 
 
 def open_store(path: str | os.PathLike[str]) -> ActivationStore:
@@ -44,7 +43,7 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
     """
     name = os.fspath(path)
     files = _RemoteFiles(name) if "://" in name else _LocalFiles(Path(name))
-    manifest = parse_manifest(files.read_manifest(), name)
+    manifest = parse_manifest(files.read(MANIFEST, MANIFEST_BYTES), name)
     sizes = files.sizes()
     for file, entry in manifest.files.items():
         if sizes.get(file) != entry["size"]:
@@ -55,10 +54,16 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
             )
             raise DamageError(msg)
     try:
-        group = zarr.open_group(files.zarr_store(), mode="r", use_consolidated=True)
+        metadata = parse_metadata(files.read(METADATA, METADATA_BYTES), manifest)
+        # From the very bytes that were checked; zarr would read them a second time.
+        place = zarr.storage.StorePath(files.zarr_store())
+        group = zarr.Group(zarr.AsyncGroup.from_dict(place, metadata))
         return ActivationStore(name, manifest, group)
-    except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
-        msg = f"{name}: the Zarr metadata cannot be read ({_line(error)})"
+    except WifError:
+        raise
+    except Exception as error:
+        # What stands in a stranger's metadata makes zarr raise many kinds.
+        msg = f"{name}: {METADATA} is damaged ({_line(error)}): build or pull the store again"
         raise DamageError(msg) from error
 
 
@@ -79,8 +84,8 @@ class ActivationStore:
         self.manifest = manifest
         self.task = manifest.task
         self._group = group
-        self.layers = tuple(int(n) for n in self._read("layer"))
-        self.sequence_layers = tuple(int(n) for n in self._read("sequence_layer"))
+        self.layers = self._read_layers("layer")
+        self.sequence_layers = self._read_layers("sequence_layer")
         self.d_model = int(manifest.model["d_model"])
         self._offsets: Int64 | None = None
 
@@ -168,10 +173,29 @@ class ActivationStore:
                 buffer, start, stop = np.concatenate([buffer[begin - start :], more]), begin, upto
             yield buffer[begin - start : end - start].copy()
 
+    def read_example(self, row: int) -> tuple[Float32, Float32]:
+        """The residuals of one example.
+
+        Returns:
+            float32 ``[layers, d_model]`` at the final token, ``[sequence_layers, length, d_model]`` at every
+            token.
+
+        Raises:
+            DamageError: If the bytes on disk are not those that were written.
+        """
+        begin, end = self.offsets()[row : row + 2].tolist()
+        final = self._read(FINAL_TOKEN, (slice(None), row))
+        return final, self._read(SEQUENCE, (slice(None), slice(begin, end)))
+
     def offsets(self, split: str | None = None) -> Int64:
         """int64 ``[n + 1]``: the token range of every example of a split within the whole store."""
         if self._offsets is None:
-            self._offsets = self._read("offsets")
+            offsets = self._read("offsets")
+            tokens = self._group["token_ids"].shape[0]  # type: ignore[union-attr]
+            if offsets[0] != 0 or offsets[-1] != tokens or np.any(np.diff(offsets) < 1):
+                msg = f"{self.name}: offsets do not divide the {tokens} tokens into examples"
+                raise DamageError(msg)
+            self._offsets = offsets
         rows = self.rows(split)
         return self._offsets[rows.start : rows.stop + 1]
 
@@ -191,6 +215,11 @@ class ActivationStore:
         """The examples of a split, without activations, in the order of the rows."""
         names = [n for n, spec in ARRAYS.items() if spec.dims[0] == "example"]
         columns = {name: self.array(name, split) for name in names}
+        try:
+            check_columns(columns)
+        except ValueError as error:
+            msg = f"{self.name}: {error}: build or pull the store again"
+            raise DamageError(msg) from None
         offsets = self.offsets(split)
         tokens = self._read("token_ids", (slice(int(offsets[0]), int(offsets[-1])),))
         tokens = np.split(tokens, (offsets[1:-1] - offsets[0]).tolist())
@@ -214,6 +243,13 @@ class ActivationStore:
             token_ids=tokens,
         )
 
+    def _read_layers(self, name: str) -> tuple[int, ...]:
+        layers = self._read(name)
+        if np.any(np.diff(layers, prepend=-1) < 1):
+            msg = f"{self.name}: {name} is not a list of blocks in their order"
+            raise DamageError(msg)
+        return tuple(int(n) for n in layers)
+
     def _position(self, layer: int, among: tuple[int, ...], what: str) -> int:
         if layer not in among:
             have = ", ".join(map(str, among)) or "none"
@@ -231,77 +267,39 @@ class ActivationStore:
             raise DamageError(msg) from error
 
 
-def parse_manifest(content: bytes, name: str) -> Manifest:
-    """Check and parse a manifest.
-
-    Raises:
-        StoreError: If it is not a manifest of this format version.
-    """
-    try:
-        data = json.loads(content)
-        if data["format"] != FORMAT:
-            msg = f"format is {data['format']!r}"
-            raise ValueError(msg)
-        version = data["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{name}: {MANIFEST} is not a {FORMAT} manifest ({_line(error)})"
-        raise StoreError(msg) from None
-    if version != FORMAT_VERSION:
-        msg = (
-            f"{name} has format version {version}; this wif-store reads version {FORMAT_VERSION}: "
-            "install the wif-store that wrote it, or build it again"
-        )
-        raise StoreError(msg)
-    try:
-        manifest = Manifest(**{field: data[field] for field in Manifest.__slots__})
-        for split in SPLITS:
-            _check_count(manifest.splits[split]["start"], manifest.splits[split]["examples"])
-        for file, entry in manifest.files.items():
-            _check_count(entry["size"])
-            path = PurePosixPath(file)
-            if (
-                path.is_absolute()
-                or ".." in path.parts
-                or "\\" in file
-                or not isinstance(entry["sha256"], str)
-            ):
-                msg = f"{file!r} is not a file below the store"
-                raise ValueError(msg)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{name}: {MANIFEST} is not a valid manifest ({_line(error)})"
-        raise StoreError(msg) from None
-    return manifest
-
-
-def _check_count(*values: object) -> None:
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            msg = f"{value!r} is not a count"
-            raise ValueError(msg)
-
-
 class _LocalFiles:
     """A store in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read_manifest(self) -> bytes:
-        path = self.folder / MANIFEST
+    def read(self, name: str, most: int) -> bytes:
+        path = self.folder / name
         if self.folder.with_name(self.folder.name + ".partial").is_dir() and not path.exists():
             msg = f"{self.folder} is unfinished: run the build command that began it again"
             raise StoreError(msg)
         if not path.is_file():
-            msg = f"{self.folder} is not a store: found no {MANIFEST}; expected what `wif-store build` wrote"
+            msg = f"{self.folder} is not a store: found no {name}; expected what `wif-store build` wrote"
             raise StoreError(msg)
-        if path.stat().st_size > MANIFEST_BYTES:
-            msg = f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_BYTES}"
-            raise StoreError(msg)
+        _check_size(str(path), path.stat().st_size, most)
         return path.read_bytes()
 
     def sizes(self) -> dict[str, int]:
-        found = (p for p in self.folder.rglob("*") if p.is_file())
-        return {p.relative_to(self.folder).as_posix(): p.stat().st_size for p in found}
+        found: dict[str, int] = {}
+        folders = [""]
+        while folders:
+            inside = folders.pop()
+            with os.scandir(self.folder / inside) as entries:
+                for entry in entries:
+                    name = f"{inside}{entry.name}"
+                    kind = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(kind.st_mode):
+                        folders.append(f"{name}/")
+                    elif stat.S_ISREG(kind.st_mode):
+                        found[name] = kind.st_size
+                    else:
+                        _refuse_link(str(self.folder), name)
+        return found
 
     def zarr_store(self) -> Any:
         return zarr.storage.LocalStore(self.folder, read_only=True)
@@ -316,20 +314,39 @@ class _RemoteFiles:
         self.url = url.rstrip("/")
         self.fs, self.root = fsspec.url_to_fs(self.url)
 
-    def read_manifest(self) -> bytes:
+    def read(self, name: str, most: int) -> bytes:
+        path = f"{self.root}/{name}"
         try:
-            content: bytes = self.fs.cat_file(f"{self.root}/{MANIFEST}")
+            _check_size(path, self.fs.info(path)["size"] or 0, most)
+            content: bytes = self.fs.cat_file(path, end=most)
         except FileNotFoundError:
-            msg = f"{self.url} is not a store: found no {MANIFEST}"
+            msg = f"{self.url} is not a store: found no {name}"
             raise StoreError(msg) from None
         return content
 
     def sizes(self) -> dict[str, int]:
         found = self.fs.find(self.root, detail=True)
-        return {name.removeprefix(self.root).lstrip("/"): info["size"] for name, info in found.items()}
+        sizes = {}
+        for path, info in found.items():
+            name = path.removeprefix(self.root).lstrip("/")
+            if info.get("islink"):
+                _refuse_link(self.url, name)
+            sizes[name] = info["size"]
+        return sizes
 
     def zarr_store(self) -> Any:
         return zarr.storage.FsspecStore.from_url(self.url, read_only=True)
+
+
+def _check_size(path: str, size: int, most: int) -> None:
+    if size > most:
+        msg = f"{path} has {size} bytes; expected at most {most}"
+        raise StoreError(msg)
+
+
+def _refuse_link(store: str, name: str) -> None:
+    msg = f"{store}: {name} is a link or no ordinary file; expected only files: copy what it stands for"
+    raise DamageError(msg)
 
 
 def _line(error: BaseException) -> str:
