@@ -133,6 +133,24 @@ def verify(
 
 
 @app.command()
+def repair(store: Store) -> None:
+    """Rebuild the damaged files that follow from whole ones, byte for byte; name the others."""
+    from wif_store.errors import DamageError
+    from wif_store.repair import repair_store
+
+    repaired = repair_store(store)
+    for name in repaired.rebuilt:
+        typer.echo(f"{store}: rebuilt {name}")
+    if repaired.lost:
+        more = f" and {len(repaired.lost) - 5} more" if len(repaired.lost) > 5 else ""
+        msg = (
+            f"{store}: {', '.join(repaired.lost[:5])}{more} cannot be rebuilt: build or pull the store again"
+        )
+        raise DamageError(msg)
+    typer.echo(f"{store}: every file is whole")
+
+
+@app.command()
 def audit(store: Store) -> None:
     """Count the flaws that an AUC would not show: repeats, crossings, cut prompts, leaked answers."""
     from wif_store.audit import audit_store

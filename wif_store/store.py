@@ -42,7 +42,7 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
         DamageError: If a file that the manifest names is missing or has another size.
     """
     name = os.fspath(path)
-    files = _RemoteFiles(name) if "://" in name else _LocalFiles(Path(name))
+    files = _RemoteFiles(name) if "://" in name else LocalFiles(Path(name))
     manifest = parse_manifest(files.read(MANIFEST, MANIFEST_BYTES), name)
     sizes = files.sizes()
     for file, entry in manifest.files.items():
@@ -55,16 +55,18 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
             raise DamageError(msg)
     try:
         metadata = parse_metadata(files.read(METADATA, METADATA_BYTES), manifest)
-        # From the very bytes that were checked; zarr would read them a second time.
-        place = zarr.storage.StorePath(files.zarr_store())
-        group = zarr.Group(zarr.AsyncGroup.from_dict(place, metadata))
-        return ActivationStore(name, manifest, group)
+        return ActivationStore(name, manifest, group_of(files.zarr_store(), metadata))
     except WifError:
         raise
     except Exception as error:
         # What stands in a stranger's metadata makes zarr raise many kinds.
         msg = f"{name}: {METADATA} is damaged ({_line(error)}): build or pull the store again"
         raise DamageError(msg) from error
+
+
+def group_of(store: Any, metadata: dict[str, Any]) -> zarr.Group:
+    """The group of metadata that were checked; zarr by itself would read them a second time."""
+    return zarr.Group(zarr.AsyncGroup.from_dict(zarr.storage.StorePath(store), metadata))
 
 
 class ActivationStore:
@@ -267,13 +269,14 @@ class ActivationStore:
             raise DamageError(msg) from error
 
 
-class _LocalFiles:
+class LocalFiles:
     """A store in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def read(self, name: str, most: int) -> bytes:
+        """A file of at most ``most`` bytes."""
         path = self.folder / name
         if self.folder.with_name(self.folder.name + ".partial").is_dir() and not path.exists():
             msg = f"{self.folder} is unfinished: run the build command that began it again"
@@ -285,6 +288,7 @@ class _LocalFiles:
         return path.read_bytes()
 
     def sizes(self) -> dict[str, int]:
+        """Every file below, with its bytes; links are refused."""
         found: dict[str, int] = {}
         folders = [""]
         while folders:
@@ -302,6 +306,7 @@ class _LocalFiles:
         return found
 
     def zarr_store(self) -> Any:
+        """What zarr reads from."""
         return zarr.storage.LocalStore(self.folder, read_only=True)
 
 

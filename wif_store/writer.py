@@ -76,7 +76,7 @@ class StoreWriter:
         # Creating a group again would empty it: what a killed writer has finished is kept.
         group = zarr.open_group(self.folder, mode="a", zarr_format=3)
         splits = split_counts(examples)
-        group.attrs.put(_attributes(header, splits))
+        group.attrs.put(group_attributes(header, splits))
         for name, values in self._columns(examples).items():
             self._write_column(group, name, values)
         for index in range(len(self.layers)):
@@ -236,12 +236,13 @@ def _column_compressors() -> tuple[Any, ...]:
     return (ZstdCodec(level=3), Crc32cCodec())
 
 
-def _attributes(header: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+def group_attributes(header: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Zarr group says of itself to whoever opens it without us."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "task": header["task"],
         "model": header["model"]["id"],
         "protocol": header["protocol"]["name"],
-        "splits": dict(splits),
+        "splits": {s: {n: splits[s][n] for n in ("start", "examples", "successes")} for s in SPLITS},
     }
