@@ -69,8 +69,8 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         raise StoreError(msg) from None
     if type(version) is not int or version != FORMAT_VERSION:
         msg = (
-            f"{name} has format version {str(version)[:20]}; this wif-store reads version {FORMAT_VERSION}: "
-            "install the wif-store that wrote it, or build it again"
+            f"{name}: {MANIFEST} has format version {str(version)[:20]}; this wif-store reads version "
+            f"{FORMAT_VERSION}: install the wif-store that wrote it, or build it again"
         )
         raise StoreError(msg)
     _check_digest(content, data, name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from wif_store.bounded import bounded
 from wif_store.errors import DamageError, StoreError, WifError
 from wif_store.manifest import MANIFEST_BYTES
 from wif_store.manifest import parse_manifest as parse_manifest
@@ -66,7 +67,10 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
 
 def group_of(store: Any, metadata: dict[str, Any]) -> zarr.Group:
     """The group of metadata that were checked; zarr by itself would read them a second time."""
-    return zarr.Group(zarr.AsyncGroup.from_dict(zarr.storage.StorePath(store), metadata))
+    inside = metadata["consolidated_metadata"]
+    arrays = {name: {**a, "codecs": bounded(a["codecs"])} for name, a in inside["metadata"].items()}
+    checked = {**metadata, "consolidated_metadata": {**inside, "metadata": arrays}}
+    return zarr.Group(zarr.AsyncGroup.from_dict(zarr.storage.StorePath(store), checked))
 
 
 class ActivationStore:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from wif_store.bounded import MOST_COMPRESSED, SLACK
 from wif_store.schema import ARRAYS, MANIFEST
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ METADATA: Final = "zarr.json"
 METADATA_BYTES: Final = 4 * 2**20
 CODECS: Final = frozenset({"bytes", "vlen-utf8", "transpose", "zstd", "blosc", "crc32c", "sharding_indexed"})
 """None of them runs code; others, such as pickles, could."""
-SLACK: Final = 16 * 2**20
-MOST_COMPRESSED: Final = 100
-"""An array may hold this many times the bytes of its files, and ``SLACK`` besides for constant ones."""
 INDEX_ENTRY: Final = 16
 FIELDS: Final = {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs"}
 OTHER_FIELDS: Final = {"attributes", "dimension_names", "zarr_format", "node_type", "storage_transformers"}

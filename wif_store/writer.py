@@ -72,6 +72,9 @@ class StoreWriter:
             header: The manifest's sections other than ``splits`` and ``files``.
             on_shard: Progress.
         """
+        # A kill leaves half-written files beside those they were to become.
+        for path in [*self.folder.rglob("*.partial")]:
+            path.unlink()
         self._done = dict(self._read_log())
         # Creating a group again would empty it: what a killed writer has finished is kept.
         group = zarr.open_group(self.folder, mode="a", zarr_format=3)
