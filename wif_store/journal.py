@@ -10,7 +10,6 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -151,6 +150,7 @@ class Journal:
             offsets=np.cumsum([0, *(len(r.token_ids) for r in kept)]),
             token_ids=np.concatenate([r.token_ids for r in kept]) if kept else np.zeros(0, np.int32),
             checksums=np.array([_crc(final), _crc(sequence)]),
+            layout=_layout(final, sequence),
         )
         for path in partial.iterdir():
             sync(path)
@@ -169,11 +169,15 @@ class Journal:
             sequence = np.load(folder / "sequence.npy", mmap_mode="r")
             with np.load(folder / "labels.npz") as labels:
                 values = {name: labels[name] for name in labels.files}
-            whole = not check or values["checksums"].tolist() == [_crc(final), _crc(sequence)]
-            del values["checksums"]
+            checksums = values.pop("checksums").tolist()
+            # A journal that was begun before layouts were noted has none.
+            whole = values.pop("layout", None) in (None, _layout(final, sequence))
+            if check:
+                whole = whole and checksums == [_crc(final), _crc(sequence)]
             values["prompts"] = json.loads(values["prompts"].tobytes())
             block = Block(final_token=final, sequence=sequence, **values)
-        except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError, BadZipFile, zlib.error):
+        except Exception:
+            # What is damaged makes numpy raise many kinds, of its own and of zip, zlib and tokenize.
             whole = False
         if not whole:
             msg = f"{folder} is damaged: delete that folder and run the same command again"
@@ -209,6 +213,11 @@ def sync(path: Path) -> None:
 
 def _padded(values: np.ndarray, width: int, fill: float) -> np.ndarray:
     return np.pad(values, (0, width - len(values)), constant_values=fill)
+
+
+def _layout(*arrays: np.ndarray) -> str:
+    """Types and shapes, which a checksum of the values does not cover."""
+    return json.dumps([[a.dtype.str, a.shape] for a in arrays])
 
 
 def _crc(values: np.ndarray) -> int:

@@ -44,6 +44,25 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
     """
     name = os.fspath(path)
     files = _RemoteFiles(name) if "://" in name else LocalFiles(Path(name))
+    manifest = read_manifest(files, name)
+    try:
+        metadata = parse_metadata(files.read(METADATA, METADATA_BYTES), manifest)
+        return ActivationStore(name, manifest, group_of(files.zarr_store(), metadata))
+    except WifError:
+        raise
+    except Exception as error:
+        # What stands in a stranger's metadata makes zarr raise many kinds.
+        msg = f"{name}: {METADATA} is damaged ({_line(error)}): build or pull the store again"
+        raise DamageError(msg) from error
+
+
+def read_manifest(files: LocalFiles | _RemoteFiles, name: str) -> Manifest:
+    """The manifest, once every file that it names is there and has its size.
+
+    Raises:
+        StoreError: If there is no manifest that can be believed.
+        DamageError: If a file is missing or has another size.
+    """
     manifest = parse_manifest(files.read(MANIFEST, MANIFEST_BYTES), name)
     sizes = files.sizes()
     for file, entry in manifest.files.items():
@@ -54,15 +73,7 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
                 "build or pull the store again"
             )
             raise DamageError(msg)
-    try:
-        metadata = parse_metadata(files.read(METADATA, METADATA_BYTES), manifest)
-        return ActivationStore(name, manifest, group_of(files.zarr_store(), metadata))
-    except WifError:
-        raise
-    except Exception as error:
-        # What stands in a stranger's metadata makes zarr raise many kinds.
-        msg = f"{name}: {METADATA} is damaged ({_line(error)}): build or pull the store again"
-        raise DamageError(msg) from error
+    return manifest
 
 
 def group_of(store: Any, metadata: dict[str, Any]) -> zarr.Group:

@@ -6,9 +6,7 @@ import copy
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +22,17 @@ from wif_store.sources import load_source
 from wif_store.store import open_store
 from wif_store.tasks import TASKS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
 ROWS: dict[str, dict[str, Any]] = {
-    "winogrande": {"sentence": "The cup is in the _ now.", "option1": "box", "option2": "sink", "answer": "1"},
+    "winogrande": {
+        "sentence": "The cup is in the _ now.",
+        "option1": "box",
+        "option2": "sink",
+        "answer": "1",
+    },
     "boolq": {"question": "is water wet", "passage": "Water is wet.", "answer": True},
     "piqa": {"goal": "Fill a cup", "sol1": "pour water", "sol2": "pour sand", "label": 0},
     "social_i_qa": {
@@ -48,7 +55,8 @@ LEAVES = st.one_of(
     st.sampled_from(["", "..", "\ud800", "NaN", "pickle", "/etc/passwd", "int8", "zstd", 10**400, -1, 2**63]),
 )
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
 )
 DEEP = st.integers(1, 60_000).map(lambda n: b"[" * n) | st.integers(1, 60_000).map(lambda n: b'{"a":' * n)
 
@@ -101,7 +109,9 @@ def _dumps(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _run(row: Row, inputs: st.SearchStrategy[Any], count: int, number: int, use: Callable[[Any], object]) -> None:
+def _run(
+    row: Row, inputs: st.SearchStrategy[Any], count: int, number: int, use: Callable[[Any], object]
+) -> None:
     """Feed ``count`` inputs to ``use``; anything but its success or an error of ours is a loss."""
 
     @seed(number)
@@ -175,7 +185,13 @@ def sources(folder: Path, count: int, number: int) -> Row:
     path = folder / "rows.jsonl"
     for name, task in TASKS.items():
         good = {**ROWS[name], "paper_split": "train", "gemma2_2b_correct": True}
-        lines = edits(good).map(_dumps) | damaged(_dumps(good)) | DEEP | VALUES.map(_dumps) | st.binary(max_size=40)
+        lines = (
+            edits(good).map(_dumps)
+            | damaged(_dumps(good))
+            | DEEP
+            | VALUES.map(_dumps)
+            | st.binary(max_size=40)
+        )
         inputs = st.lists(lines | st.just(_dumps(good)), min_size=1, max_size=4).map(b"\n".join)
 
         def use(data: bytes, task: Any = task) -> None:

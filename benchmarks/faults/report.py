@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -34,8 +35,12 @@ class Row:
 
     def __str__(self) -> str:
         notes = "; ".join(f"{what} {n}" for what, n in sorted(self.notes.items()))
-        cells = (self.fault, self.injected, self.survived, self.lost, notes, self.saw.replace("|", "\\|"))
+        # Where the campaign's own folder stood is of no use to a reader.
+        saw = re.sub(r"(?<![\w.])(/[\w.-]+)+/", "", self.saw).replace("|", "\\|")
+        cells = (self.fault, self.injected, self.survived, self.lost, notes, saw)
         return "| " + " | ".join(map(str, cells)) + " |"
 
 
-HEAD = "| fault | injected | found or resumed | lost | of which | what the user saw |\n|---|---|---|---|---|---|"
+HEAD = (
+    "| fault | injected | found or resumed | lost | of which | what the user saw |\n|---|---|---|---|---|---|"
+)
