@@ -99,6 +99,7 @@ METADATA = {
     "fewer tokens than the offsets say": at("token_ids", "shape", value=[10]),
     "a fill that is data": at("sequence", "fill_value", value=0.0),
     "another place for chunks": at("gold", "chunk_key_encoding", value={"name": "v2"}),
+    "a missing array of sequences": drop("sequence"),
     "nothing": lambda arrays: arrays.clear(),
     "a list for an array": at("gold", value=[]),
 }

@@ -16,6 +16,7 @@ from wif_store.errors import DamageError, StoreError
 from wif_store.repair import repair_store
 from wif_store.schema import ARRAYS
 from wif_store.sources import load_source
+from wif_store.store import open_store
 from wif_store.verify import verify_store
 
 
@@ -63,6 +64,23 @@ def test_what_follows_from_other_files_is_rebuilt(names, store, whole):
     assert contents(store) == contents(whole)
     verify_store(store)
     assert list(store.parent.iterdir()) == [store]
+
+
+def test_a_store_without_sequences(tmp_path):
+    source = load_source(TASK, str(tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(20))))
+    out = tmp_path / "s.zarr"
+    build(settings(), source, fake_engine(sequence_layers=0), out)
+    before = contents(out)
+    verify_store(out)
+    final, sequences = open_store(out).read_example(0)
+    assert (final.shape, sequences.shape[0]) == ((3, 16), 0)
+    damage(out / "zarr.json")
+    damage(out / "final_token" / "c" / "0" / "0" / "0")
+    repaired = repair_store(out)
+    assert (repaired.rebuilt, repaired.lost) == (["zarr.json"], ["final_token/c/0/0/0"])
+    assert contents(out).items() - before.items() == contents(out).items() & {
+        ("final_token/c/0/0/0", contents(out)["final_token/c/0/0/0"])
+    }
 
 
 LOST = [

@@ -119,13 +119,8 @@ def _checked(data: Mapping[str, Any]) -> Manifest:
     _check_object(manifest.files, "files")
     for file, entry in manifest.files.items():
         path = PurePosixPath(file)
-        if (
-            path.is_absolute()
-            or ".." in path.parts
-            or "\\" in file
-            or str(path) != file
-            or not file.isprintable()
-        ):
+        plain = file.isprintable() and "\\" not in file and str(path) == file != "."
+        if path.is_absolute() or ".." in path.parts or not plain:
             msg = f"{file!r:.80} is not a file below the store"
             raise ValueError(msg)
         _check_count(entry["size"], f"the size of {file}")

@@ -22,7 +22,7 @@ from wif_store.writer import describe, group_attributes
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from wif_store.schema import Manifest
 
@@ -86,8 +86,9 @@ def _make(folder: Path, scratch: Path, name: str, bad: set[str], manifest: Manif
     """Make a file in ``scratch`` if it follows from whole ones."""
     array, _, rest = name.partition("/")
     if name == METADATA:
-        if not any(f"{array}/{METADATA}" in bad for array in ARRAYS):
-            _consolidate(folder, scratch, manifest)
+        arrays = [file for file in manifest.files if file.endswith(f"/{METADATA}")]
+        if not bad.intersection(arrays):
+            _consolidate(folder, scratch, arrays, manifest)
     elif METADATA not in bad:
         # Nothing is read by metadata before they are known to be a store's.
         metadata = parse_metadata((folder / METADATA).read_bytes(), manifest)
@@ -103,14 +104,14 @@ def _make(folder: Path, scratch: Path, name: str, bad: set[str], manifest: Manif
                 _column(target, group, array, bad, manifest)
 
 
-def _consolidate(folder: Path, scratch: Path, manifest: Manifest) -> None:
+def _consolidate(folder: Path, scratch: Path, arrays: Sequence[str], manifest: Manifest) -> None:
     """The group's metadata from those of its arrays."""
     group = zarr.create_group(scratch, zarr_format=3)
     header = {"task": manifest.task, "model": manifest.model, "protocol": manifest.protocol}
     group.attrs.put(group_attributes(header, manifest.splits))
-    for array in ARRAYS:
-        (scratch / array).mkdir()
-        shutil.copy(folder / array / METADATA, scratch / array)
+    for file in arrays:
+        (scratch / file).parent.mkdir()
+        shutil.copy(folder / file, scratch / file)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(group.store)

@@ -202,6 +202,8 @@ class ActivationStore:
         """
         begin, end = self.offsets()[row : row + 2].tolist()
         final = self._read(FINAL_TOKEN, (slice(None), row))
+        if not self.sequence_layers:
+            return final, np.empty((0, end - begin, self.d_model), np.float32)
         return final, self._read(SEQUENCE, (slice(None), slice(begin, end)))
 
     def offsets(self, split: str | None = None) -> Int64:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from wif_store.bounded import MOST_COMPRESSED, SLACK
-from wif_store.schema import ARRAYS, MANIFEST
+from wif_store.schema import ARRAYS, MANIFEST, SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,13 +45,18 @@ def parse_metadata(content: bytes, manifest: Manifest) -> dict[str, Any]:
     group: dict[str, Any] = json.loads(content)
     arrays = group["consolidated_metadata"]["metadata"]
     _expect("the node", (group["zarr_format"], group["node_type"]), (3, "group"))
-    _expect("the arrays", sorted(arrays), sorted(ARRAYS))
+    # A store that has sequences of no layer need not have the array of them.
+    optional = {SEQUENCE} if arrays["sequence_layer"]["shape"] == [0] else set()
+    if wrong := sorted((ARRAYS.keys() ^ arrays.keys()) - (optional - arrays.keys())):
+        msg = f"array {wrong[0]!r:.40} is missing or not of this format"
+        raise ValueError(msg)
     n = sum(split["examples"] for split in manifest.splits.values())
     sizes = {"example": n, "boundary": n + 1, "d_model": manifest.model["d_model"]}
     for name, spec in ARRAYS.items():
-        _check_array(arrays[name], spec, sizes, manifest)
+        if name in arrays:
+            _check_array(arrays[name], spec, sizes, manifest)
     # A file that no array reads would be one that nothing checks.
-    read = {METADATA, *(f"{name}/{METADATA}" for name in ARRAYS), *_chunk_files(arrays)}
+    read = {METADATA, *(f"{name}/{METADATA}" for name in arrays), *_chunk_files(arrays)}
     if strangers := sorted(set(manifest.files) ^ read):
         msg = f"{strangers[0]} is in only one of {MANIFEST} and {METADATA}"
         raise ValueError(msg)
@@ -136,7 +141,7 @@ def _grid(array: Mapping[str, Any]) -> list[int]:
 def _chunk_files(arrays: Mapping[str, Any]) -> set[str]:
     return {
         f"{name}/c/{'/'.join(map(str, place))}"
-        for name in ARRAYS
+        for name in arrays
         for place in np.ndindex(*_grid(arrays[name]))
     }
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wif_store.sources import Source
 
 TASK = get_task("winogrande")
-BLOCK = 16
+BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def real_job(folder: Path, rows: int = 96) -> Job:
-    """Gemma 3 270M over the first rows of the built-in WinoGrande, in blocks of 16."""
+def real_job(folder: Path, rows: int = 48) -> Job:
+    """Gemma 3 270M over the first rows of the built-in WinoGrande, in blocks of 8."""
     from wif_store.extract.engine import open_engine
 
     path = folder / "builtin.jsonl"
