@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 
+from wif_store.files import LocalFiles
 from wif_store.journal import write_file
 from wif_store.manifest import MANIFEST_BYTES, parse_manifest
 from wif_store.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
-from wif_store.store import LocalFiles, group_of
+from wif_store.store import group_of
 from wif_store.validate import METADATA, parse_metadata
 from wif_store.writer import describe, group_attributes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,11 @@ import zarr
 
 from wif_store.bounded import bounded
 from wif_store.errors import DamageError, StoreError, WifError
-from wif_store.manifest import MANIFEST_BYTES
+from wif_store.files import LocalFiles, RemoteFiles, read_manifest
 from wif_store.manifest import parse_manifest as parse_manifest
 from wif_store.schema import (
     ARRAYS,
     FINAL_TOKEN,
-    MANIFEST,
     SEQUENCE,
     SPLITS,
     Example,
@@ -43,7 +41,7 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
         DamageError: If a file that the manifest names is missing or has another size.
     """
     name = os.fspath(path)
-    files = _RemoteFiles(name) if "://" in name else LocalFiles(Path(name))
+    files = RemoteFiles(name) if "://" in name else LocalFiles(Path(name))
     manifest = read_manifest(files, name)
     try:
         metadata = parse_metadata(files.read(METADATA, METADATA_BYTES), manifest)
@@ -54,26 +52,6 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
         # What stands in a stranger's metadata makes zarr raise many kinds.
         msg = f"{name}: {METADATA} is damaged ({_line(error)}): build or pull the store again"
         raise DamageError(msg) from error
-
-
-def read_manifest(files: LocalFiles | _RemoteFiles, name: str) -> Manifest:
-    """The manifest, once every file that it names is there and has its size.
-
-    Raises:
-        StoreError: If there is no manifest that can be believed.
-        DamageError: If a file is missing or has another size.
-    """
-    manifest = parse_manifest(files.read(MANIFEST, MANIFEST_BYTES), name)
-    sizes = files.sizes()
-    for file, entry in manifest.files.items():
-        if sizes.get(file) != entry["size"]:
-            found = "nothing" if file not in sizes else f"{sizes[file]} bytes"
-            msg = (
-                f"{name}: {file} is damaged (found {found}, expected {entry['size']} bytes): "
-                "build or pull the store again"
-            )
-            raise DamageError(msg)
-    return manifest
 
 
 def group_of(store: Any, metadata: dict[str, Any]) -> zarr.Group:
@@ -284,91 +262,6 @@ class ActivationStore:
             # A checksum, a codec and a store each raise their own kind.
             msg = f"{self.name}: {name} cannot be read ({_line(error)}): `wif-store verify` names the file"
             raise DamageError(msg) from error
-
-
-class LocalFiles:
-    """A store in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def read(self, name: str, most: int) -> bytes:
-        """A file of at most ``most`` bytes."""
-        path = self.folder / name
-        if self.folder.with_name(self.folder.name + ".partial").is_dir() and not path.exists():
-            msg = f"{self.folder} is unfinished: run the build command that began it again"
-            raise StoreError(msg)
-        if not path.is_file():
-            msg = f"{self.folder} is not a store: found no {name}; expected what `wif-store build` wrote"
-            raise StoreError(msg)
-        _check_size(str(path), path.stat().st_size, most)
-        return path.read_bytes()
-
-    def sizes(self) -> dict[str, int]:
-        """Every file below, with its bytes; links are refused."""
-        found: dict[str, int] = {}
-        folders = [""]
-        while folders:
-            inside = folders.pop()
-            with os.scandir(self.folder / inside) as entries:
-                for entry in entries:
-                    name = f"{inside}{entry.name}"
-                    kind = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(kind.st_mode):
-                        folders.append(f"{name}/")
-                    elif stat.S_ISREG(kind.st_mode):
-                        found[name] = kind.st_size
-                    else:
-                        _refuse_link(str(self.folder), name)
-        return found
-
-    def zarr_store(self) -> Any:
-        """What zarr reads from."""
-        return zarr.storage.LocalStore(self.folder, read_only=True)
-
-
-class _RemoteFiles:
-    """A store behind a URL; only what is read is fetched."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url.rstrip("/")
-        self.fs, self.root = fsspec.url_to_fs(self.url)
-
-    def read(self, name: str, most: int) -> bytes:
-        path = f"{self.root}/{name}"
-        try:
-            _check_size(path, self.fs.info(path)["size"] or 0, most)
-            content: bytes = self.fs.cat_file(path, end=most)
-        except FileNotFoundError:
-            msg = f"{self.url} is not a store: found no {name}"
-            raise StoreError(msg) from None
-        return content
-
-    def sizes(self) -> dict[str, int]:
-        found = self.fs.find(self.root, detail=True)
-        sizes = {}
-        for path, info in found.items():
-            name = path.removeprefix(self.root).lstrip("/")
-            if info.get("islink"):
-                _refuse_link(self.url, name)
-            sizes[name] = info["size"]
-        return sizes
-
-    def zarr_store(self) -> Any:
-        return zarr.storage.FsspecStore.from_url(self.url, read_only=True)
-
-
-def _check_size(path: str, size: int, most: int) -> None:
-    if size > most:
-        msg = f"{path} has {size} bytes; expected at most {most}"
-        raise StoreError(msg)
-
-
-def _refuse_link(store: str, name: str) -> None:
-    msg = f"{store}: {name} is a link or no ordinary file; expected only files: copy what it stands for"
-    raise DamageError(msg)
 
 
 def _line(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wif_store.errors import DamageError
+from wif_store.files import LocalFiles, read_manifest
 from wif_store.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
-from wif_store.store import ActivationStore, LocalFiles, open_store, read_manifest
+from wif_store.store import ActivationStore, open_store
 from wif_store.writer import describe
 
 if TYPE_CHECKING:
