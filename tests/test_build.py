@@ -243,7 +243,9 @@ def test_another_format_version(source, tmp_path):
     build(settings(), source, fake_engine(), out)
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
-    with pytest.raises(StoreError, match="format version 99; this wif-store reads version 1"):
+    with pytest.raises(
+        StoreError, match=r"manifest.json has format version 99; this wif-store reads version 1"
+    ):
         open_store(out)
 
 

@@ -216,3 +216,13 @@ def test_the_process_itself_ends_with_one_line_and_a_status(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_verify_recomputes(store, tiny_models, rows_file):
+    given = ("--model", tiny_models("gemma2"), "--source", rows_file)
+    done = run("verify", store, "--recompute", "3", *given)
+    assert done.returncode == 0, done.stderr
+    assert "3 examples recomputed" in done.stdout.splitlines()[-1]
+    without = run("verify", store, "--recompute", "3")
+    assert without.returncode == 1
+    assert without.stderr == "error: the store's model was the local gemma2: name the place with --model\n"

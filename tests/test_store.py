@@ -20,10 +20,18 @@ from wif_store.writer import Kept, StoreWriter
 
 HEADER = {
     "task": "winogrande",
-    "protocol": {"name": "aligned"},
-    "model": {"id": "made/up", "d_model": 16},
-    "source": {},
-    "selection": {},
+    "protocol": {"name": "aligned", "version": 1, "site": "preferred"},
+    "model": {
+        "id": "made/up",
+        "kind": "fake",
+        "revision": "0",
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "architecture": "None",
+        "d_model": 16,
+    },
+    "source": {"kind": "local", "id": "rows.jsonl", "revision": None, "rows": 9, "sha256": "0"},
+    "selection": {"accuracy": 0.5, "scanned": 9, "seed": 0},
     "audit": {},
     "batching": {},
     "versions": {},

@@ -15,7 +15,7 @@ import numpy as np
 from wif_store import __version__
 from wif_store.audit import Audited, audit_examples, audit_published, shows_gold
 from wif_store.errors import BuildError, SourceError, StoreError
-from wif_store.journal import Journal
+from wif_store.journal import Journal, sync
 from wif_store.schema import FORMAT_VERSION, SPLITS
 from wif_store.selection import Tally, assign_splits, visit_order
 from wif_store.store import open_store
@@ -82,11 +82,12 @@ def build(
     progress = progress or Progress()
     with _disk_errors(out):
         plan = _plan(settings, engine, source)
+        journal = Journal(out)
         if out.exists():
             _check_finished(out, plan)
+            journal.discard_left(plan)
             return Report(out, already_built=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        journal = Journal(out)
         try:
             journal.open(plan)
             report = _run(settings, engine, source, journal, out, progress, plan)
@@ -138,6 +139,7 @@ def _run(
 
     writer.write(ordered, header, on_shard)
     journal.staged.rename(out)
+    sync(out.parent)
     journal.discard()
     report.write_seconds = time.monotonic() - started
     report.selection, report.audit = selection, header["audit"]
@@ -316,7 +318,9 @@ def _disk_errors(out: Path) -> Iterator[None]:
             advice = "free some space and run the same command: it goes on where it stopped"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             advice = "make it writable, or choose another --out, and run the same command"
-        else:
+        elif error.errno is None:
             raise
+        else:
+            advice = "mend that, or choose another --out, and run the same command"
         msg = f"cannot write {error.filename or out}: {error.strerror}; {advice}"
         raise BuildError(msg) from error

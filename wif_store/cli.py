@@ -106,13 +106,48 @@ def info(store: Store) -> None:
 
 
 @app.command()
-def verify(store: Store) -> None:
+def verify(
+    store: Store,
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Run the model again over this many examples and compare.")
+    ] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Where the model is; default: what the store records.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where the rows are; default: what the store records.")
+    ] = None,
+) -> None:
     """Check every checksum and every invariant of a store."""
     from wif_store.verify import verify_store
 
     report = verify_store(store)
     typer.echo(f"{store}: {report.files} files, {report.size / 1e6:.1f} MB: every checksum holds")
     typer.echo(f"{store}: {report.examples} examples: {report.invariants} invariants hold")
+    if recompute:
+        from wif_store.extract.recompute import recompute as recompute_sample
+        from wif_store.store import open_store
+
+        found = recompute_sample(open_store(store), recompute, model=model, source=source)
+        typer.echo(f"{store}: {found}")
+
+
+@app.command()
+def repair(store: Store) -> None:
+    """Rebuild the damaged files that follow from whole ones, byte for byte; name the others."""
+    from wif_store.errors import DamageError
+    from wif_store.repair import repair_store
+
+    repaired = repair_store(store)
+    for name in repaired.rebuilt:
+        typer.echo(f"{store}: rebuilt {name}")
+    if repaired.lost:
+        more = f" and {len(repaired.lost) - 5} more" if len(repaired.lost) > 5 else ""
+        msg = (
+            f"{store}: {', '.join(repaired.lost[:5])}{more} cannot be rebuilt: build or pull the store again"
+        )
+        raise DamageError(msg)
+    typer.echo(f"{store}: every file is whole")
 
 
 @app.command()

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class Journal:
     """The folder ``OUT.partial`` of a build in progress, held by one process at a time."""
 
     def __init__(self, out: Path) -> None:
+        self._out = out
         self.folder = out.with_name(out.name + ".partial")
         self.staged = self.folder / "store"
         self._blocks = self.folder / "blocks"
@@ -75,11 +77,14 @@ class Journal:
             self._lock.close()
             msg = f"another build is writing {self.folder}: wait for it, or choose another --out"
             raise BuildError(msg) from None
+        if self._out.exists():
+            self._lock.close()
+            msg = f"another build has just finished {self._out}: run the same command again to see that"
+            raise BuildError(msg)
         if self._plan.exists():
             self._check_same(plan)
         else:
             write_file(self._plan, json.dumps(plan, indent=1).encode())
-            self._blocks.mkdir(exist_ok=True)
 
     def _check_same(self, plan: dict[str, Any]) -> None:
         found = json.loads(self._plan.read_bytes())
@@ -101,8 +106,19 @@ class Journal:
 
     def discard(self) -> None:
         """Remove the journal of a finished build."""
-        self.close()
+        # Held until it is gone: who waits for it must not take a half of it for a new one.
         shutil.rmtree(self.folder)
+        self.close()
+
+    def discard_left(self, plan: dict[str, Any]) -> None:
+        """Remove what is left of the journal of a build that was killed when its store was whole."""
+        if not self.folder.is_dir():
+            return
+        with (self.folder / "lock").open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The plan may be gone already; another plan is the journal of another build.
+            if not self._plan.exists() or json.loads(self._plan.read_bytes()) == json.loads(json.dumps(plan)):
+                shutil.rmtree(self.folder)
 
     def has(self, number: int) -> bool:
         """Whether block ``number`` is whole on disk."""
@@ -134,6 +150,7 @@ class Journal:
             offsets=np.cumsum([0, *(len(r.token_ids) for r in kept)]),
             token_ids=np.concatenate([r.token_ids for r in kept]) if kept else np.zeros(0, np.int32),
             checksums=np.array([_crc(final), _crc(sequence)]),
+            layout=_layout(final, sequence),
         )
         for path in partial.iterdir():
             sync(path)
@@ -147,16 +164,25 @@ class Journal:
             BuildError: With ``check``, if the residuals are not those that were written.
         """
         folder = self._blocks / f"{number:06d}"
-        final = np.load(folder / "final_token.npy", mmap_mode="r")
-        sequence = np.load(folder / "sequence.npy", mmap_mode="r")
-        with np.load(folder / "labels.npz") as labels:
-            values = {name: labels[name] for name in labels.files}
-        if check and values["checksums"].tolist() != [_crc(final), _crc(sequence)]:
+        try:
+            final = np.load(folder / "final_token.npy", mmap_mode="r")
+            sequence = np.load(folder / "sequence.npy", mmap_mode="r")
+            with np.load(folder / "labels.npz") as labels:
+                values = {name: labels[name] for name in labels.files}
+            checksums = values.pop("checksums").tolist()
+            # A journal that was begun before layouts were noted has none.
+            whole = values.pop("layout", None) in (None, _layout(final, sequence))
+            if check:
+                whole = whole and checksums == [_crc(final), _crc(sequence)]
+            values["prompts"] = json.loads(values["prompts"].tobytes())
+            block = Block(final_token=final, sequence=sequence, **values)
+        except Exception:
+            # What is damaged makes numpy raise many kinds, of its own and of zip, zlib and tokenize.
+            whole = False
+        if not whole:
             msg = f"{folder} is damaged: delete that folder and run the same command again"
             raise BuildError(msg)
-        del values["checksums"]
-        values["prompts"] = json.loads(values["prompts"].tobytes())
-        return Block(final_token=final, sequence=sequence, **values)
+        return block
 
 
 def short(value: Any) -> str:
@@ -187,6 +213,11 @@ def sync(path: Path) -> None:
 
 def _padded(values: np.ndarray, width: int, fill: float) -> np.ndarray:
     return np.pad(values, (0, width - len(values)), constant_values=fill)
+
+
+def _layout(*arrays: np.ndarray) -> str:
+    """Types and shapes, which a checksum of the values does not cover."""
+    return json.dumps([[a.dtype.str, a.shape] for a in arrays])
 
 
 def _crc(values: np.ndarray) -> int:

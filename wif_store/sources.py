@@ -158,7 +158,7 @@ def _parse_lines(path: Path) -> list[Row]:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 msg = f"{path.name}, line {number}: not JSON ({_one_line(error)})"
                 raise SourceError(msg) from None
             if not isinstance(row, dict):

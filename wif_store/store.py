@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
-from wif_store.errors import DamageError, StoreError
+from wif_store.bounded import bounded
+from wif_store.errors import DamageError, StoreError, WifError
+from wif_store.files import LocalFiles, RemoteFiles, read_manifest
+from wif_store.manifest import parse_manifest as parse_manifest
 from wif_store.schema import (
     ARRAYS,
     FINAL_TOKEN,
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
     SEQUENCE,
     SPLITS,
     Example,
@@ -25,11 +24,10 @@ from wif_store.schema import (
     Int64,
     Manifest,
 )
+from wif_store.validate import METADATA, METADATA_BYTES, check_columns, parse_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-MANIFEST_BYTES = 64 * 2**20
 
 
 def open_store(path: str | os.PathLike[str]) -> ActivationStore:
@@ -43,23 +41,25 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
         DamageError: If a file that the manifest names is missing or has another size.
     """
     name = os.fspath(path)
-    files = _RemoteFiles(name) if "://" in name else _LocalFiles(Path(name))
-    manifest = parse_manifest(files.read_manifest(), name)
-    sizes = files.sizes()
-    for file, entry in manifest.files.items():
-        if sizes.get(file) != entry["size"]:
-            found = "nothing" if file not in sizes else f"{sizes[file]} bytes"
-            msg = (
-                f"{name}: {file} is damaged (found {found}, expected {entry['size']} bytes): "
-                "build or pull the store again"
-            )
-            raise DamageError(msg)
+    files = RemoteFiles(name) if "://" in name else LocalFiles(Path(name))
+    manifest = read_manifest(files, name)
     try:
-        group = zarr.open_group(files.zarr_store(), mode="r", use_consolidated=True)
-        return ActivationStore(name, manifest, group)
-    except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
-        msg = f"{name}: the Zarr metadata cannot be read ({_line(error)})"
+        metadata = parse_metadata(files.read(METADATA, METADATA_BYTES), manifest)
+        return ActivationStore(name, manifest, group_of(files.zarr_store(), metadata))
+    except WifError:
+        raise
+    except Exception as error:
+        # What stands in a stranger's metadata makes zarr raise many kinds.
+        msg = f"{name}: {METADATA} is damaged ({_line(error)}): build or pull the store again"
         raise DamageError(msg) from error
+
+
+def group_of(store: Any, metadata: dict[str, Any]) -> zarr.Group:
+    """The group of metadata that were checked; zarr by itself would read them a second time."""
+    inside = metadata["consolidated_metadata"]
+    arrays = {name: {**a, "codecs": bounded(a["codecs"])} for name, a in inside["metadata"].items()}
+    checked = {**metadata, "consolidated_metadata": {**inside, "metadata": arrays}}
+    return zarr.Group(zarr.AsyncGroup.from_dict(zarr.storage.StorePath(store), checked))
 
 
 class ActivationStore:
@@ -79,8 +79,8 @@ class ActivationStore:
         self.manifest = manifest
         self.task = manifest.task
         self._group = group
-        self.layers = tuple(int(n) for n in self._read("layer"))
-        self.sequence_layers = tuple(int(n) for n in self._read("sequence_layer"))
+        self.layers = self._read_layers("layer")
+        self.sequence_layers = self._read_layers("sequence_layer")
         self.d_model = int(manifest.model["d_model"])
         self._offsets: Int64 | None = None
 
@@ -168,10 +168,31 @@ class ActivationStore:
                 buffer, start, stop = np.concatenate([buffer[begin - start :], more]), begin, upto
             yield buffer[begin - start : end - start].copy()
 
+    def read_example(self, row: int) -> tuple[Float32, Float32]:
+        """The residuals of one example.
+
+        Returns:
+            float32 ``[layers, d_model]`` at the final token, ``[sequence_layers, length, d_model]`` at every
+            token.
+
+        Raises:
+            DamageError: If the bytes on disk are not those that were written.
+        """
+        begin, end = self.offsets()[row : row + 2].tolist()
+        final = self._read(FINAL_TOKEN, (slice(None), row))
+        if not self.sequence_layers:
+            return final, np.empty((0, end - begin, self.d_model), np.float32)
+        return final, self._read(SEQUENCE, (slice(None), slice(begin, end)))
+
     def offsets(self, split: str | None = None) -> Int64:
         """int64 ``[n + 1]``: the token range of every example of a split within the whole store."""
         if self._offsets is None:
-            self._offsets = self._read("offsets")
+            offsets = self._read("offsets")
+            tokens = self._group["token_ids"].shape[0]  # type: ignore[union-attr]
+            if offsets[0] != 0 or offsets[-1] != tokens or np.any(np.diff(offsets) < 1):
+                msg = f"{self.name}: offsets do not divide the {tokens} tokens into examples"
+                raise DamageError(msg)
+            self._offsets = offsets
         rows = self.rows(split)
         return self._offsets[rows.start : rows.stop + 1]
 
@@ -191,6 +212,11 @@ class ActivationStore:
         """The examples of a split, without activations, in the order of the rows."""
         names = [n for n, spec in ARRAYS.items() if spec.dims[0] == "example"]
         columns = {name: self.array(name, split) for name in names}
+        try:
+            check_columns(columns)
+        except ValueError as error:
+            msg = f"{self.name}: {error}: build or pull the store again"
+            raise DamageError(msg) from None
         offsets = self.offsets(split)
         tokens = self._read("token_ids", (slice(int(offsets[0]), int(offsets[-1])),))
         tokens = np.split(tokens, (offsets[1:-1] - offsets[0]).tolist())
@@ -214,6 +240,13 @@ class ActivationStore:
             token_ids=tokens,
         )
 
+    def _read_layers(self, name: str) -> tuple[int, ...]:
+        layers = self._read(name)
+        if np.any(np.diff(layers, prepend=-1) < 1):
+            msg = f"{self.name}: {name} is not a list of blocks in their order"
+            raise DamageError(msg)
+        return tuple(int(n) for n in layers)
+
     def _position(self, layer: int, among: tuple[int, ...], what: str) -> int:
         if layer not in among:
             have = ", ".join(map(str, among)) or "none"
@@ -229,109 +262,6 @@ class ActivationStore:
             # A checksum, a codec and a store each raise their own kind.
             msg = f"{self.name}: {name} cannot be read ({_line(error)}): `wif-store verify` names the file"
             raise DamageError(msg) from error
-
-
-def parse_manifest(content: bytes, name: str) -> Manifest:
-    """Check and parse a manifest.
-
-    Raises:
-        StoreError: If it is not a manifest of this format version.
-    """
-    try:
-        data = json.loads(content)
-        if data["format"] != FORMAT:
-            msg = f"format is {data['format']!r}"
-            raise ValueError(msg)
-        version = data["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{name}: {MANIFEST} is not a {FORMAT} manifest ({_line(error)})"
-        raise StoreError(msg) from None
-    if version != FORMAT_VERSION:
-        msg = (
-            f"{name} has format version {version}; this wif-store reads version {FORMAT_VERSION}: "
-            "install the wif-store that wrote it, or build it again"
-        )
-        raise StoreError(msg)
-    try:
-        manifest = Manifest(**{field: data[field] for field in Manifest.__slots__})
-        for split in SPLITS:
-            _check_count(manifest.splits[split]["start"], manifest.splits[split]["examples"])
-        for file, entry in manifest.files.items():
-            _check_count(entry["size"])
-            path = PurePosixPath(file)
-            if (
-                path.is_absolute()
-                or ".." in path.parts
-                or "\\" in file
-                or not isinstance(entry["sha256"], str)
-            ):
-                msg = f"{file!r} is not a file below the store"
-                raise ValueError(msg)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{name}: {MANIFEST} is not a valid manifest ({_line(error)})"
-        raise StoreError(msg) from None
-    return manifest
-
-
-def _check_count(*values: object) -> None:
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            msg = f"{value!r} is not a count"
-            raise ValueError(msg)
-
-
-class _LocalFiles:
-    """A store in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def read_manifest(self) -> bytes:
-        path = self.folder / MANIFEST
-        if self.folder.with_name(self.folder.name + ".partial").is_dir() and not path.exists():
-            msg = f"{self.folder} is unfinished: run the build command that began it again"
-            raise StoreError(msg)
-        if not path.is_file():
-            msg = f"{self.folder} is not a store: found no {MANIFEST}; expected what `wif-store build` wrote"
-            raise StoreError(msg)
-        if path.stat().st_size > MANIFEST_BYTES:
-            msg = f"{path} has {path.stat().st_size} bytes; expected at most {MANIFEST_BYTES}"
-            raise StoreError(msg)
-        return path.read_bytes()
-
-    def sizes(self) -> dict[str, int]:
-        found = (p for p in self.folder.rglob("*") if p.is_file())
-        return {p.relative_to(self.folder).as_posix(): p.stat().st_size for p in found}
-
-    def zarr_store(self) -> Any:
-        return zarr.storage.LocalStore(self.folder, read_only=True)
-
-
-class _RemoteFiles:
-    """A store behind a URL; only what is read is fetched."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url.rstrip("/")
-        # The Hub's file system fetches 5 MiB more than each read asks for, unless told otherwise.
-        self.options = {"block_size": 1} if self.url.startswith("hf://") else {}
-        self.fs, self.root = fsspec.url_to_fs(self.url, **self.options)
-
-    def read_manifest(self) -> bytes:
-        try:
-            content: bytes = self.fs.cat_file(f"{self.root}/{MANIFEST}")
-        except FileNotFoundError:
-            msg = f"{self.url} is not a store: found no {MANIFEST}"
-            raise StoreError(msg) from None
-        return content
-
-    def sizes(self) -> dict[str, int]:
-        found = self.fs.find(self.root, detail=True)
-        return {name.removeprefix(self.root).lstrip("/"): info["size"] for name, info in found.items()}
-
-    def zarr_store(self) -> Any:
-        return zarr.storage.FsspecStore.from_url(self.url, storage_options=self.options, read_only=True)
 
 
 def _line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wif_store.codecs import Layout, final_token_layout, sequence_layout
 from wif_store.journal import Block, sync, write_file
+from wif_store.manifest import render_manifest
 from wif_store.records import widen
 from wif_store.schema import ARRAYS, FINAL_TOKEN, FORMAT, FORMAT_VERSION, MANIFEST, SEQUENCE, SPLITS
 
@@ -71,11 +72,14 @@ class StoreWriter:
             header: The manifest's sections other than ``splits`` and ``files``.
             on_shard: Progress.
         """
+        # A kill leaves half-written files beside those they were to become.
+        for path in [*self.folder.rglob("*.partial")]:
+            path.unlink()
         self._done = dict(self._read_log())
         # Creating a group again would empty it: what a killed writer has finished is kept.
         group = zarr.open_group(self.folder, mode="a", zarr_format=3)
         splits = split_counts(examples)
-        group.attrs.put(_attributes(header, splits))
+        group.attrs.put(group_attributes(header, splits))
         for name, values in self._columns(examples).items():
             self._write_column(group, name, values)
         for index in range(len(self.layers)):
@@ -86,18 +90,11 @@ class StoreWriter:
             # Consolidated metadata is an extension, and what makes a remote store open in one read.
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(group.store)
-        files = {name: self._done.get(name) or describe(self.folder / name) for name in self._files()}
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            **header,
-            "splits": splits,
-            "files": files,
-        }
         for path in (self.folder, *(p for p in self.folder.rglob("*"))):
             if path.is_dir() or str(path.relative_to(self.folder)) not in self._done:
                 sync(path)
-        write_file(self.folder / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        sections = {"format": FORMAT, "format_version": FORMAT_VERSION, **header, "splits": splits}
+        seal(self.folder, sections, self._done)
 
     def bytes_to_write(self, examples: Sequence[Kept]) -> int:
         """Uncompressed bytes of all residuals, for a progress bar."""
@@ -206,9 +203,19 @@ class StoreWriter:
                 if path.is_file() and path.stat().st_size == entry["size"]:
                     yield str(path.relative_to(self.folder)), entry
 
-    def _files(self) -> list[str]:
-        found = (p for p in self.folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-        return sorted(p.relative_to(self.folder).as_posix() for p in found)
+
+def seal(folder: Path, sections: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> None:
+    """Write the manifest over every other file of a folder.
+
+    Args:
+        folder: The store.
+        sections: The manifest's sections other than ``files``.
+        known: Entries of files that need not be read again.
+    """
+    found = (p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    names = sorted(p.relative_to(folder).as_posix() for p in found)
+    files = {name: (known or {}).get(name) or describe(folder / name) for name in names}
+    write_file(folder / MANIFEST, render_manifest({**sections, "files": files}))
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -232,12 +239,13 @@ def _column_compressors() -> tuple[Any, ...]:
     return (ZstdCodec(level=3), Crc32cCodec())
 
 
-def _attributes(header: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+def group_attributes(header: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Zarr group says of itself to whoever opens it without us."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "task": header["task"],
         "model": header["model"]["id"],
         "protocol": header["protocol"]["name"],
-        "splits": dict(splits),
+        "splits": {s: {n: splits[s][n] for n in ("start", "examples", "successes")} for s in SPLITS},
     }

@@ -12,9 +12,9 @@ import numpy as np
 import zarr
 
 from wif_store.errors import PublishError
-from wif_store.journal import write_file
+from wif_store.manifest import DIGEST
 from wif_store.schema import FINAL_TOKEN, MANIFEST, SEQUENCE
-from wif_store.writer import describe
+from wif_store.writer import seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,14 +79,12 @@ def keep_layers(folder: Path, out: Path, layers: Sequence[int]) -> Path:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(group.store)
-    names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    manifest["files"] = {name: describe(out / name) for name in names}
     manifest[LEFT_OUT] = {
         "manifest_sha256": hashlib.sha256(whole).hexdigest(),
         "kept": sorted(set(layers)),
         **{axis: [n for n in have[array] if n not in layers] for array, axis in AXES.items()},
     }
-    write_file(out / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    seal(out, {name: value for name, value in manifest.items() if name not in ("files", DIGEST)})
     return out
 
 

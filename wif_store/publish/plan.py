@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import zarr
 
 from wif_store.errors import PublishError
+from wif_store.manifest import parse_manifest
 from wif_store.publish.card import Published, check_card, matching_results, render_card
 from wif_store.publish.staging import LocalFile, store_folder, view_folder
 from wif_store.schema import MANIFEST
-from wif_store.store import ActivationStore, parse_manifest
+from wif_store.store import ActivationStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

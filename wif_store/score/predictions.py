@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from wif_store.score.features import Store
     from wif_store.score.stats import Floats
 
+# pyarrow's errors are of most of these kinds; some of them have many lines.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, RecursionError, csv.Error)
+
 Predictions = str | PathLike[str] | Mapping[str, float]
 """A CSV, JSONL or Parquet file with the columns ``id`` and ``score``, or a mapping of the two."""
 
@@ -106,8 +109,9 @@ def _read(path: Path) -> Iterator[tuple[str, Any, str]]:
     except FileNotFoundError as error:
         msg = f"there is no predictions file {path}; give a .csv, .jsonl or .parquet with id and score"
         raise ScoreError(msg) from error
-    except (OSError, ValueError, csv.Error) as error:
-        msg = f"predictions {path} cannot be read ({error}); expected rows of id and score"
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        msg = f"predictions {path} cannot be read ({reason}); expected rows of id and score"
         raise ScoreError(msg) from error
 
 
@@ -135,10 +139,10 @@ def _parquet(path: Path) -> Iterable[tuple[int, Any]]:
 def _finite(score: Any, where: str) -> float:
     try:
         value = float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        msg = f"{where}: the score is {score!r}; expected a finite number"
+        msg = f"{where}: the score is {score!r:.80}; expected a finite number"
         raise ScoreError(msg)
     return value
 

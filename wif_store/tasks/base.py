@@ -129,13 +129,16 @@ class MultipleChoiceTask:
         """Check one row; ``where`` names it in the error."""
         for name, kind in self.fields.items():
             if name not in row:
-                found = ", ".join(sorted(row)) or "none"
-                msg = f"{where}: field {name!r} is missing; found {found}"
+                found = ", ".join(key if key.isprintable() else ascii(key) for key in sorted(row)) or "none"
+                msg = f"{where}: field {name!r} is missing; found {found:.200}"
                 raise SourceError(msg)
             # bool is an int in Python, but true is not an answer index.
             if not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
                 got = type(row[name]).__name__
                 msg = f"{where}: field {name!r} is {got}; task {self.name} expects {kind.__name__}"
+                raise SourceError(msg)
+            if kind is str and not _is_unicode(row[name]):
+                msg = f"{where}: field {name!r} is not Unicode text ({row[name]!r:.60}); write it as UTF-8"
                 raise SourceError(msg)
         try:
             self.derive(row)
@@ -146,6 +149,11 @@ class MultipleChoiceTask:
         key = json.dumps([row[name] for name in self.key], ensure_ascii=False, separators=(",", ":"))
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         split, success = row.get(PUBLISHED_SPLIT), row.get(PUBLISHED_SUCCESS)
+        for name, value, kind in ((PUBLISHED_SPLIT, split, str), (PUBLISHED_SUCCESS, success, int)):
+            if not isinstance(value, kind | None):
+                got = type(value).__name__
+                msg = f"{where}: field {name!r} is {got}; expected {kind.__name__}, or leave it out"
+                raise SourceError(msg)
         return Candidate(f"{self.name}-{digest}", index, row, choices, gold, split, success)
 
     def request(self, candidate: Candidate, protocol: Protocol) -> Request:
@@ -166,6 +174,15 @@ class MultipleChoiceTask:
         )
         prompt = protocol.prompt.format(**shared) if protocol.site == "prompt" else None
         return Request(candidate.id, pairs, prompt)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be stored: half of a surrogate pair, or a stray byte, can not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def columns(*names: str) -> Callable[[Row], tuple[str, ...]]:

@@ -1,0 +1,132 @@
+"""Builds to be disturbed: a real model over real rows, and one that makes its records up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tests.support import tiny
+from tests.support.fake_engine import fake_engine
+from wif_store import writer
+from wif_store.build import Settings, build
+from wif_store.errors import WifError
+from wif_store.sources import load_source
+from wif_store.store import open_store
+from wif_store.tasks import get_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wif_store.records import Engine
+    from wif_store.sources import Source
+
+TASK = get_task("winogrande")
+BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """A build that can be run again and again, each time in a process of its own."""
+
+    source: Source
+    engine: Engine
+    settings: Settings
+
+    def run(self, out: Path) -> Any:
+        """Build in this process."""
+        return build(self.settings, self.source, self.engine, out)
+
+    def logging(self, log: Path) -> Job:
+        """The same, writing down every block that it extracts."""
+        extract = self.engine.extract
+
+        def logged(requests: Any) -> Any:
+            with log.open("a") as file:
+                file.write("block\n")
+            return extract(requests)
+
+        return replace(self, engine=replace(self.engine, extract=logged))
+
+    def start(self, out: Path, log: Path, prepare: Callable[[], object] = lambda: None) -> int:
+        """Build in a child; returns its process id. It ends with 0, or with 1 and its error in ``log``."""
+        child = os.fork()
+        if child:
+            return child
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            _log_shards(log)
+            job = self.logging(log)
+            prepare()
+            job.run(out)
+            os._exit(0)
+        except WifError as error:
+            log.with_suffix(".error").write_text(str(error))
+            os._exit(1)
+        except BaseException:
+            log.with_suffix(".error").write_text(traceback.format_exc())
+            os._exit(2)
+
+
+def _log_shards(log: Path) -> None:
+    """Write down every shard: its values are widened once, when it is written."""
+    widen = writer.widen
+
+    def logged(raw: Any) -> Any:
+        with log.open("a") as file:
+            file.write("shard\n")
+        return widen(raw)
+
+    writer.widen = logged
+
+
+def wait(child: int) -> int:
+    """The exit status of a child, negative where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def real_job(folder: Path, rows: int = 48) -> Job:
+    """Gemma 3 270M over the first rows of the built-in WinoGrande, in blocks of 8."""
+    from wif_store.extract.engine import open_engine
+
+    path = folder / "builtin.jsonl"
+    found = load_source(TASK, "builtin").candidates[:rows]
+    path.write_text("".join(json.dumps({n: c.row[n] for n in TASK.fields}) + "\n" for c in found))
+    protocol = TASK.protocol("aligned")
+    engine = open_engine("gemma3-270m", protocol, sequence_layers="3,7,11,14,17", device="cpu", block=BLOCK)
+    return Job(load_source(TASK, str(path)), engine, Settings(TASK, protocol, per_class=None))
+
+
+def made_up_job(folder: Path, rows: int = 48, *, d_model: int = 16, block: int = 8) -> Job:
+    """An engine that makes its records up, over rows that are made up too."""
+    path = tiny.write_rows(folder / "rows.jsonl", tiny.rows(rows))
+    engine = fake_engine(block=block, d_model=d_model)
+    return Job(load_source(TASK, str(path)), engine, Settings(TASK, TASK.protocol("aligned"), per_class=None))
+
+
+def contents(store: Path) -> dict[str, str]:
+    """Every file of a store by its SHA-256."""
+    files = (p for p in store.rglob("*") if p.is_file())
+    return {p.relative_to(store).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def numbers(path: Path) -> str:
+    """One digest of everything that a reader can read of a store."""
+    store = open_store(path)
+    digest = hashlib.sha256(repr(store.manifest).encode())
+    for layer in store.layers:
+        for values in store.read_final_token(layer):
+            digest.update(np.ascontiguousarray(values))
+    for layer in store.sequence_layers:
+        for values in store.read_sequences(layer):
+            digest.update(np.ascontiguousarray(values))
+    for example in store.examples():
+        digest.update(repr(example).encode())
+    return digest.hexdigest()
