@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
 from tests.test_build import TASK, contents, settings
-from wif_store import writer
+from wif_store import journal, writer
 from wif_store.build import build
 from wif_store.errors import BuildError, DamageError, ScoreError, SourceError
 from wif_store.journal import Journal
@@ -123,6 +124,20 @@ def test_a_damaged_journal_is_said(name, where, source, tmp_path, monkeypatch):
     path.write_bytes(bytes(content))
     with pytest.raises(BuildError, match="000001 is damaged: delete that folder and run the same command"):
         build(settings(), source, fake_engine(), out)
+
+
+def test_a_full_disk_is_called_one():
+    with pytest.raises(OSError, match="No space left on device") as error:
+        journal._save(Path("/dev/full"), np.zeros(10**6, np.uint16))
+    assert error.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("shape", [(0, 0, 0), (3, 4), (2, 5, 7)])
+def test_what_is_saved_is_numpys_own(shape, tmp_path):
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.save(tmp_path / "a.npy", values)
+    journal._save(tmp_path / "b.npy", values)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
 def test_whatever_the_file_system_refuses_is_one_line(source, tmp_path):

@@ -137,8 +137,8 @@ class Journal:
         sequence = (
             np.concatenate([r.sequence for r in kept], axis=1) if kept else np.zeros((0, 0, 0), np.float32)
         )
-        np.save(partial / "final_token.npy", final)
-        np.save(partial / "sequence.npy", sequence)
+        _save(partial / "final_token.npy", final)
+        _save(partial / "sequence.npy", sequence)
         np.savez(
             partial / "labels.npz",
             logprobs=np.stack([_padded(r.logprobs, most, np.nan) for r in records]),
@@ -213,6 +213,13 @@ def sync(path: Path) -> None:
 
 def _padded(values: np.ndarray, width: int, fill: float) -> np.ndarray:
     return np.pad(values, (0, width - len(values)), constant_values=fill)
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    """``numpy.save``, but for a full disk's error: numpy's own does not say that the disk is full."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 def _layout(*arrays: np.ndarray) -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,47 +44,47 @@ class Job:
         """Build in this process."""
         return build(self.settings, self.source, self.engine, out)
 
-    def logging(self, log: Path) -> Job:
-        """The same, writing down every block that it extracts."""
-        extract = self.engine.extract
-
-        def logged(requests: Any) -> Any:
-            with log.open("a") as file:
-                file.write("block\n")
-            return extract(requests)
-
-        return replace(self, engine=replace(self.engine, extract=logged))
-
     def start(self, out: Path, log: Path, prepare: Callable[[], object] = lambda: None) -> int:
-        """Build in a child; returns its process id. It ends with 0, or with 1 and its error in ``log``."""
+        """Build in a child; returns its process id.
+
+        Every block it extracts and every shard it writes is a line of ``log``. It ends with 0, or with 1 (an
+        error of ours) or 2 and the error in ``log`` with the suffix ``.error``.
+        """
         child = os.fork()
         if child:
             return child
+        status = 2
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-            _log_shards(log)
-            job = self.logging(log)
-            prepare()
-            job.run(out)
-            os._exit(0)
-        except WifError as error:
-            log.with_suffix(".error").write_text(str(error))
-            os._exit(1)
-        except BaseException:
-            log.with_suffix(".error").write_text(traceback.format_exc())
-            os._exit(2)
+            # Opened before anything is taken from this process.
+            with log.open("a", buffering=1) as work, log.with_suffix(".error").open("w") as error:
+                try:
+                    job = self._logging(work)
+                    prepare()
+                    job.run(out)
+                    status = 0
+                except WifError as refusal:
+                    error.write(str(refusal))
+                    status = 1
+                except BaseException:
+                    error.write(traceback.format_exc())
+        finally:
+            os._exit(status)
 
+    def _logging(self, work: IO[str]) -> Job:
+        """The same, noting each block when it is extracted and each shard when its values are widened."""
+        extract, widen = self.engine.extract, writer.widen
 
-def _log_shards(log: Path) -> None:
-    """Write down every shard: its values are widened once, when it is written."""
-    widen = writer.widen
+        def extracting(requests: Any) -> Any:
+            work.write("block\n")
+            return extract(requests)
 
-    def logged(raw: Any) -> Any:
-        with log.open("a") as file:
-            file.write("shard\n")
-        return widen(raw)
+        def widening(raw: Any) -> Any:
+            work.write("shard\n")
+            return widen(raw)
 
-    writer.widen = logged
+        writer.widen = widening
+        return replace(self, engine=replace(self.engine, extract=extracting))
 
 
 def wait(child: int) -> int:

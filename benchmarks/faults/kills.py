@@ -32,14 +32,17 @@ def random_instants(job: Job, folder: Path, count: int, rng: random.Random) -> R
     if _undisturbed(job, folder / "again.zarr", folder / "again.log") != whole:
         row.bad("two undisturbed builds differ")
     duration = time.monotonic() - started
-    for number in range(count):
+    number = 0
+    while row.injected < count:
+        number += 1
         out, log = folder / f"{number}.zarr", folder / f"{number}.log"
         child = job.start(out, log)
-        time.sleep(duration * (number + rng.random()) / count)
+        time.sleep(duration * (row.injected + rng.random()) / count)
         os.kill(child, signal.SIGKILL)
-        killed = wait(child) == -signal.SIGKILL
-        row.notes["in the scan" if _work(log)[1] == 0 else "while writing"] += killed
-        row.notes["after the end"] += not killed
+        if wait(child) != -signal.SIGKILL:
+            shutil.rmtree(out)
+            continue  # it was faster than the undisturbed one
+        row.notes["in the scan" if _work(log)[1] == 0 else "while writing"] += 1
         _finish(row, job, out, log, whole, work)
     return row
 
@@ -113,7 +116,7 @@ def _stop_at(at: int, folder: Path, counted: Path | None, *, tear: bool = False)
 
     def change(path: str, *, opened: bool, appends: bool = False) -> None:
         nonlocal at, events, writing, before
-        if not path.startswith(str(folder)) or path.endswith((".log", "count")):
+        if not path.startswith(str(folder)) or path.endswith("count"):
             return
         if counted is not None:
             with counted.open("a") as file:
