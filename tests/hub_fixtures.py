@@ -12,6 +12,8 @@ from tests.support.hub import Hub
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub on 127.0.0.1; clients of this process take the LFS path, as ``env`` makes others do."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    huggingface_hub.close_session()
     with Hub(tmp_path_factory.mktemp("hub")) as hub:
         yield hub
         huggingface_hub.close_session()

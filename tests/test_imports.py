@@ -47,6 +47,9 @@ ROOMS = (
     "wif_store.writer",
     "wif_store.score.probes",
     "wif_store.score.run",
+    "wif_store.publish.push",
+    "wif_store.publish.card",
+    "wif_store.publish.export",
     "wif_store.build",
     "wif_store.cli",
 )

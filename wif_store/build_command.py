@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from wif_store.build import Progress, Report, Settings, build
 from wif_store.errors import SelectionError, TaskError
@@ -131,14 +132,16 @@ def parse_splits(text: str) -> str:
 
 @contextmanager
 def _bars(console: Console, task: str) -> Iterator[Progress]:
+    whole = Column(no_wrap=True, overflow="ignore")
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=whole),
+        # The bar takes what room the numbers leave.
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        MofNCompleteColumn(table_column=whole),
+        TextColumn("{task.fields[note]}", table_column=whole),
+        TimeRemainingColumn(table_column=whole),
     )
-    with Bars(*columns, console=console) as bars:
+    with Bars(*columns, console=console, expand=True) as bars:
         yield _Bars(bars, task)
 
 
@@ -146,8 +149,8 @@ class _Bars(Progress):
     """Draws a build's progress as two bars: examples scored, megabytes written."""
 
     def __init__(self, bars: Bars, task: str) -> None:
-        self._bars, self._task = bars, task
-        self._scan = bars.add_task(f"{task}: scoring", total=None, note="")
+        self._bars = bars
+        self._scan = bars.add_task(task, total=None, note="")
         self._write: int | None = None
 
     def scanned(self, done: int, total: int, tokens: int, tally: Tally) -> None:
@@ -161,5 +164,5 @@ class _Bars(Progress):
     def writing(self, done: int, total: int) -> None:
         """Show megabytes of residuals written."""
         if self._write is None:
-            self._write = self._bars.add_task(f"{self._task}: writing MB", total=total // 10**6, note="")
+            self._write = self._bars.add_task("writing MB", total=total // 10**6, note="")
         self._bars.update(self._write, completed=done // 10**6)  # type: ignore[arg-type]

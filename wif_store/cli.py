@@ -161,6 +161,53 @@ def audit(store: Store) -> None:
     typer.echo(describe_audit(audit_store(opened), opened.manifest.audit.get("published_source")))
 
 
+@app.command()
+def push(
+    stores: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Stores; default: every finished one of Gemma-2 2B.", metavar="[STORE...]"),
+    ] = None,
+    repo: Annotated[str, typer.Option(help="The dataset: OWNER/NAME.")] = "whyitfailed/gemma2-acts",
+    private: Annotated[bool, typer.Option("--private", help="If it is made now, let few see it.")] = False,
+    revision: Annotated[str, typer.Option(help="The branch to publish on.")] = "main",
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded, and stop.")] = False,
+    tag: Annotated[
+        str | None, typer.Option(help="Tag what is published, as in v1.", show_default=False)
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Show these scores on the card: the folder of `score --out`.", show_default=False),
+    ] = None,
+) -> None:
+    """Publish stores as a dataset on the Hub; run the same command again to go on."""
+    from wif_store.publish.command import push_stores
+    from wif_store.publish.push import Target
+
+    push_stores(
+        stores or [], repo, Target(revision, create_pr, private, tag), dry_run=dry_run, results=results
+    )
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="The dataset: OWNER/NAME.", metavar="REPO")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only this task; repeat for more.", show_default=False)
+    ] = None,
+    layers: Annotated[str, typer.Option(help="all, or 0-based blocks as in 5,10: a smaller store.")] = "all",
+    revision: Annotated[str, typer.Option(help="A branch, tag or commit.")] = "main",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for {task}.zarr. Default: stores/{repo}", show_default=False),
+    ] = None,
+) -> None:
+    """Fetch stores from the Hub and verify every byte; run the same command again to go on."""
+    from wif_store.publish.command import pull_stores
+
+    pull_stores(repo, task or [], layers, revision, out)
+
+
 app.command("score")(score_command)
 
 

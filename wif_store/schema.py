@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 FORMAT: Final = "wif-store"
 FORMAT_VERSION: Final = 1
@@ -22,6 +22,9 @@ SPLIT_CYCLE: Final = ("train", "validation", "train", "test")
 
 FINAL_TOKEN: Final = "final_token"
 SEQUENCE: Final = "sequence"
+
+RESIDUAL_COLUMN: Final = "resid_post_"
+"""What the column of a layer is called in tables, followed by the layer."""
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -124,3 +127,9 @@ class Manifest:
     batching: Mapping[str, Any]
     versions: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]]
+
+
+def residual_columns(layers: Sequence[int], n_layers: int) -> list[str]:
+    """The names of the layers' columns; their numbers are as wide as that of the model's last block."""
+    width = max(2, len(str(n_layers - 1)))
+    return [f"{RESIDUAL_COLUMN}{layer:0{width}d}" for layer in layers]

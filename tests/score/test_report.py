@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,16 @@ def test_the_table_says_what_a_probe_does_not_beat(results):
     assert f"{best.test.value:.3f}" in row and f"[{best.test.low:.3f}, {best.test.high:.3f}]" in row
     for name in ("confidence", "prompt-length", "tf-idf", "shuffled labels", "Transfer of lda", "bootstrap"):
         assert name in text
+
+
+def test_layers_are_named_as_the_protocol_names_them(stores):
+    stored = replace(
+        stores[0], manifest=replace(stores[0].manifest, protocol={"name": "paper", "layer_base": 1})
+    )
+    text = to_text(sections(score(stored, "mean-difference")))
+    table = text[text.index("by layer") :].splitlines()
+    assert [line.split()[0] for line in table[3:6]] == ["4", "5", "10"]
+    assert "layer L is the output of block L-1" in text
 
 
 def test_files_hold_everything(results, stores, tmp_path):

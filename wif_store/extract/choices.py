@@ -139,15 +139,20 @@ def _add_log_probs(
     token = np.asarray(targets.token, dtype=np.int64)
     picked = np.empty(len(token))
     order = np.argsort(place, kind="stable")
-    vocabulary = model.vocabulary
-    step = max(1, LOGITS_BYTES // (4 * int(vocabulary)))
+    step = max(1, LOGITS_BYTES // (4 * model.vocabulary))
     for start in range(0, len(unique), step):
         states = torch.from_numpy(unique[start : start + step]).to(hidden.device)
-        logits = model.logits(hidden.index_select(0, states)).float()
+        logits = model.logits(hidden.index_select(0, states))
         among = order[
             np.searchsorted(place[order], start) : np.searchsorted(place[order], start + len(states))
         ]
         row = torch.from_numpy(place[among] - start).to(hidden.device)
         column = torch.from_numpy(token[among]).to(hidden.device)
-        picked[among] = (logits[row, column] - logits.logsumexp(-1)[row]).cpu().numpy()
+        picked[among] = (logits[row, column].float() - _logsumexp(logits)[row]).cpu().numpy()
     np.add.at(slots, np.asarray(targets.slot), picked)
+
+
+def _logsumexp(logits: torch.Tensor) -> torch.Tensor:
+    """``[n, vocabulary]`` -> float32 ``[n]``; on a CPU row by row, so that a row stays in its cache."""
+    rows = 1 if logits.device.type == "cpu" else len(logits)
+    return torch.cat([piece.float().logsumexp(-1) for piece in logits.split(rows)])  # type: ignore[no-untyped-call]

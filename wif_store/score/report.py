@@ -121,6 +121,7 @@ def _headline(results: Results) -> Section:
 
 def _layers(results: Results) -> Iterator[Section]:
     """Lay out every layer, a table for each probe and a column for each task."""
+    base = max(int(task.store["protocol"].get("layer_base", 0)) for task in results.tasks)
     for probe in dict.fromkeys(curve.probe for task in results.tasks for curve in task.curves):
         curves = [curve for task in results.tasks for curve in task.curves if curve.probe == probe]
         rows = []
@@ -128,10 +129,15 @@ def _layers(results: Results) -> Iterator[Section]:
             cells = [next((p for p in curve.points if p.layer == layer), None) for curve in curves]
             marks = ["*" if cell is curve.best else "" for cell, curve in zip(cells, curves, strict=True)]
             shown = [f"{c.test.value:.3f}{m}" if c else "" for c, m in zip(cells, marks, strict=True)]
-            rows.append([str(layer), *shown])
+            rows.append([str(layer + base), *shown])
         if rows:
             header = ["layer", *(task.task for task in results.tasks)]
-            yield Section(f"Test AUROC of {probe} by layer", header, rows, ["* chosen on validation"])
+            remarks = ["* chosen on validation"]
+            if base:
+                remarks.append(
+                    f"This protocol counts layers from {base}: layer L is the output of block L-{base}."
+                )
+            yield Section(f"Test AUROC of {probe} by layer", header, rows, remarks)
 
 
 def _between(results: Results) -> Section:
