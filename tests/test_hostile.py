@@ -287,6 +287,14 @@ def test_a_stranger_among_the_files(store):
         open_store(store)
 
 
+def test_array_metadata_that_other_readers_would_follow(store):
+    path = store / "gold" / "zarr.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "fill_value": 0}))
+    seal(store, manifest_of(store))
+    with pytest.raises(DamageError, match=r"gold/zarr\.json is not what zarr\.json says of it"):
+        verify_store(store)
+
+
 def test_nothing_is_unpickled(whole, monkeypatch):
     import pickle
 

@@ -43,9 +43,17 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
     name = os.fspath(path)
     files = RemoteFiles(name) if "://" in name else LocalFiles(Path(name))
     manifest = read_manifest(files, name)
+    return store_of(name, manifest, files.read(METADATA, METADATA_BYTES), files.zarr_store())
+
+
+def store_of(name: str, manifest: Manifest, metadata: bytes, store: Any) -> ActivationStore:
+    """A store of parts that are here: its manifest, its group's metadata and what zarr reads from.
+
+    Raises:
+        DamageError: If the metadata are not what the manifest names, or not those of a store.
+    """
     try:
-        metadata = parse_metadata(files.read(METADATA, METADATA_BYTES), manifest)
-        return ActivationStore(name, manifest, group_of(files.zarr_store(), metadata))
+        return ActivationStore(name, manifest, group_of(store, parse_metadata(metadata, manifest)))
     except WifError:
         raise
     except Exception as error:

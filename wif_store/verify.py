@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from wif_store.errors import DamageError
 from wif_store.files import LocalFiles, read_manifest
 from wif_store.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
 from wif_store.store import ActivationStore, open_store
+from wif_store.validate import METADATA
 from wif_store.writer import describe
 
 if TYPE_CHECKING:
@@ -49,6 +51,11 @@ def verify_store(path: str | os.PathLike[str]) -> Verified:
         msg = f"{folder}: {unknown[0]} is not in the manifest: remove it"
         raise DamageError(msg)
     store, count = open_store(folder), 0
+    together = json.loads((folder / METADATA).read_bytes())["consolidated_metadata"]["metadata"]
+    for array, metadata in together.items():
+        if json.loads((folder / array / METADATA).read_bytes()) != metadata:
+            msg = f"{folder}: {array}/{METADATA} is not what {METADATA} says of it: readers would differ"
+            raise DamageError(msg)
     for meaning, holds in _invariants(store):
         count += 1
         if not holds:

@@ -8,20 +8,21 @@ import shutil
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import zarr
 
 from wif_store.errors import PublishError
-from wif_store.manifest import DIGEST
+from wif_store.files import LocalFiles
+from wif_store.journal import write_file
+from wif_store.manifest import LEFT_OUT, parse_manifest, render_manifest
 from wif_store.schema import FINAL_TOKEN, MANIFEST, SEQUENCE
-from wif_store.writer import seal
+from wif_store.store import store_of
+from wif_store.validate import METADATA
+from wif_store.writer import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-LEFT_OUT: Final = "left_out"
-"""The manifest's section that says what is not here."""
 AXES: Final = {FINAL_TOKEN: "layer", SEQUENCE: "sequence_layer"}
 """Arrays of residuals, and the array that names the layer of each of their rows."""
 
@@ -79,12 +80,14 @@ def keep_layers(folder: Path, out: Path, layers: Sequence[int]) -> Path:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(group.store)
+    names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    manifest["files"] = {name: describe(out / name) for name in names}
     manifest[LEFT_OUT] = {
         "manifest_sha256": hashlib.sha256(whole).hexdigest(),
         "kept": sorted(set(layers)),
         **{axis: [n for n in have[array] if n not in layers] for array, axis in AXES.items()},
     }
-    seal(out, {name: value for name, value in manifest.items() if name not in ("files", DIGEST)})
+    write_file(out / MANIFEST, render_manifest(manifest))
     return out
 
 
@@ -97,10 +100,10 @@ def is_part_of(manifest: bytes, whole: bytes, layers: Sequence[int]) -> bool:
 
 
 def _layers(folder: Path) -> dict[str, list[int]]:
-    return {
-        array: np.asarray(zarr.open_array(folder / axis, mode="r")[...]).tolist()
-        for array, axis in AXES.items()
-    }
+    manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder))
+    metadata = (folder / METADATA).read_bytes()
+    store = store_of(str(folder), manifest, metadata, LocalFiles(folder).zarr_store())
+    return {FINAL_TOKEN: list(store.layers), SEQUENCE: list(store.sequence_layers)}
 
 
 def _keep_rows(array: Path, out: Path, rows: Sequence[int]) -> None:

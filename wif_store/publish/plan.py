@@ -7,14 +7,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import zarr
-
 from wif_store.errors import PublishError
-from wif_store.manifest import parse_manifest
+from wif_store.files import LocalFiles
 from wif_store.publish.card import Published, check_card, matching_results, render_card
 from wif_store.publish.staging import LocalFile, store_folder, view_folder
 from wif_store.schema import MANIFEST
-from wif_store.store import ActivationStore
+from wif_store.store import parse_manifest, store_of
+from wif_store.validate import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -121,13 +120,13 @@ class Planner:
 
     def _read(self, task: str, head: str, there: Mapping[str, RemoteFile]) -> Published:
         top = store_folder(task)
-        wanted = [f"{top}/{MANIFEST}", f"{top}/zarr.json"]
+        wanted = [f"{top}/{MANIFEST}", f"{top}/{METADATA}"]
         wanted += [path for path in there if path.startswith((f"{top}/layer/", f"{top}/sequence_layer/"))]
         for path in wanted:
             self.remote.fetch(path, head, self.folder)
         name, here = f"{self.remote.name}/{top}", self.folder / top
         manifest = parse_manifest((here / MANIFEST).read_bytes(), name)
-        store = ActivationStore(name, manifest, zarr.open_group(here, mode="r", use_consolidated=True))
+        store = store_of(name, manifest, (here / METADATA).read_bytes(), LocalFiles(here).zarr_store())
         size = sum(file.size for path, file in there.items() if path.startswith(f"{view_folder(task)}/"))
         return Published(manifest, store.layers, store.sequence_layers, size)
 
