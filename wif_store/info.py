@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wif_store.audit import FLAWS
+from wif_store.schema import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from wif_store.store import ActivationStore
 
 LOPSIDED = 0.9
+SITES = {
+    "context": "the context that all choices share",
+    "preferred": "the sequence of the choice the model preferred",
+    "prompt": "a prompt of its own",
+}
 
 
 def describe_selection(selection: Mapping[str, Any], out: Path) -> str:
@@ -39,11 +45,12 @@ def describe_store(store: ActivationStore) -> str:
     size = sum(entry["size"] for entry in manifest.files.values())
     model, source, protocol = manifest.model, manifest.source, manifest.protocol
     splits = ", ".join(
-        f"{name} {n['examples']} ({n['successes']} successes)" for name, n in manifest.splits.items()
+        f"{name} {manifest.splits[name]['examples']} ({manifest.splits[name]['successes']} successes)"
+        for name in SPLITS
     )
     rows = [
         ("task", store.task),
-        ("protocol", f"{protocol['name']} v{protocol['version']}, read at the {protocol['site']}"),
+        ("protocol", f"{protocol['name']} v{protocol['version']}, read: {SITES[protocol['site']]}"),
         ("model", f"{model['id']} @ {model['revision']}"),
         ("forward pass", f"{model['dtype']} on {model['device']}, {model['architecture']}"),
         ("source", f"{source['id']} @ {source['revision']}, {source['rows']} rows"),
