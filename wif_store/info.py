@@ -44,16 +44,21 @@ def describe_store(store: ActivationStore) -> str:
     manifest = store.manifest
     size = sum(entry["size"] for entry in manifest.files.values())
     model, source, protocol = manifest.model, manifest.source, manifest.protocol
+    # A local file has no revision; its content does.
+    revision = source["revision"] or f"sha256:{source['sha256'][:12]}"
     splits = ", ".join(
         f"{name} {manifest.splits[name]['examples']} ({manifest.splits[name]['successes']} successes)"
         for name in SPLITS
     )
     rows = [
         ("task", store.task),
-        ("protocol", f"{protocol['name']} v{protocol['version']}, read: {SITES[protocol['site']]}"),
+        (
+            "protocol",
+            f"{protocol['name']} v{protocol['version']}, read: {SITES.get(protocol['site'], protocol['site'])}",
+        ),
         ("model", f"{model['id']} @ {model['revision']}"),
         ("forward pass", f"{model['dtype']} on {model['device']}, {model['architecture']}"),
-        ("source", f"{source['id']} @ {source['revision']}, {source['rows']} rows"),
+        ("source", f"{source['id']} @ {revision}, {source['rows']} rows"),
         ("examples", f"{len(store)}: {splits}"),
         ("final token", f"{len(store.layers)} layers x {len(store)} x {store.d_model}"),
         ("sequences", f"layers {', '.join(map(str, store.sequence_layers)) or 'none'}"),
