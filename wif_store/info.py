@@ -44,6 +44,7 @@ def describe_store(store: ActivationStore) -> str:
     manifest = store.manifest
     size = sum(entry["size"] for entry in manifest.files.values())
     model, source, protocol = manifest.model, manifest.source, manifest.protocol
+    site = SITES.get(protocol["site"], protocol["site"])
     # A local file has no revision; its content does.
     revision = source["revision"] or f"sha256:{source['sha256'][:12]}"
     splits = ", ".join(
@@ -52,10 +53,7 @@ def describe_store(store: ActivationStore) -> str:
     )
     rows = [
         ("task", store.task),
-        (
-            "protocol",
-            f"{protocol['name']} v{protocol['version']}, read: {SITES.get(protocol['site'], protocol['site'])}",
-        ),
+        ("protocol", f"{protocol['name']} v{protocol['version']}, read: {site}"),
         ("model", f"{model['id']} @ {model['revision']}"),
         ("forward pass", f"{model['dtype']} on {model['device']}, {model['architecture']}"),
         ("source", f"{source['id']} @ {revision}, {source['rows']} rows"),
