@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -36,6 +37,8 @@ def main() -> None:
         for name, value in hub.env.items():
             print(f"export {name}={value}", flush=True)
         print(f"\nServes {', '.join(served) or 'no repo yet'} from {root}; Ctrl-C ends it.", flush=True)
+        # A shell starts a job in the background with interrupts ignored, and Python leaves it at that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 
