@@ -60,3 +60,8 @@ class ScoreError(WifError):
 
 class PublishError(WifError):
     """A dataset cannot be published, fetched or verified."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, folded to one line that is not too long; its type where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

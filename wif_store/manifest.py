@@ -8,7 +8,7 @@ import math
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from wif_store.errors import DamageError, StoreError
+from wif_store.errors import DamageError, StoreError, one_line
 from wif_store.schema import FORMAT, FORMAT_VERSION, MANIFEST, SPLITS, Manifest
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
             raise ValueError(msg)
         version = data["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{name}: {MANIFEST} is not a {FORMAT} manifest ({_line(error)})"
+        msg = f"{name}: {MANIFEST} is not a {FORMAT} manifest ({one_line(error)})"
         raise StoreError(msg) from None
     if type(version) is not int or version != FORMAT_VERSION:
         msg = (
@@ -77,7 +77,7 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
     try:
         return _checked(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{name}: {MANIFEST} is not a valid manifest ({_line(error)})"
+        msg = f"{name}: {MANIFEST} is not a valid manifest ({one_line(error)})"
         raise StoreError(msg) from None
 
 
@@ -161,7 +161,3 @@ def _check_count(value: object, what: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         msg = f"{what} is {value!r:.40}; expected a count"
         raise ValueError(msg)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 
 from wif_store.bounded import bounded
-from wif_store.errors import DamageError, StoreError, WifError
+from wif_store.errors import DamageError, StoreError, WifError, one_line
 from wif_store.files import LocalFiles, RemoteFiles, read_manifest
 from wif_store.manifest import parse_manifest as parse_manifest
 from wif_store.schema import (
@@ -58,7 +58,7 @@ def store_of(name: str, manifest: Manifest, metadata: bytes, store: Any) -> Acti
         raise
     except Exception as error:
         # What stands in a stranger's metadata makes zarr raise many kinds.
-        msg = f"{name}: {METADATA} is damaged ({_line(error)}): build or pull the store again"
+        msg = f"{name}: {METADATA} is damaged ({one_line(error)}): build or pull the store again"
         raise DamageError(msg) from error
 
 
@@ -268,9 +268,5 @@ class ActivationStore:
             return np.asarray(array[selection if selection else ...])  # type: ignore[index]
         except Exception as error:
             # A checksum, a codec and a store each raise their own kind.
-            msg = f"{self.name}: {name} cannot be read ({_line(error)}): `wif-store verify` names the file"
+            msg = f"{self.name}: {name} cannot be read ({one_line(error)}): `wif-store verify` names the file"
             raise DamageError(msg) from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -13,10 +13,6 @@ WORDS = (
     "home cook eat red blue question answer passage option true false yes no A B C : ? . , _ '"
 ).split()
 
-SENTENCES = [
-    ("The {a} does not fit in the {b} because the _ is too {size}.", size) for size in ("large", "small")
-]
-
 
 def rows(count: int = 40) -> list[dict[str, Any]]:
     """WinoGrande-shaped rows of unequal length, made here."""
