@@ -45,7 +45,7 @@ class BuildOptions:
     batch_size: int
     chat: bool
     trust_remote_code: bool
-    out: Path | None
+    out: str | None
 
 
 def run_builds(options: BuildOptions) -> None:
@@ -72,7 +72,7 @@ def run_build(task: MultipleChoiceTask, options: BuildOptions) -> Report:
         seed=options.seed,
         splits=parse_splits(options.splits),
     )
-    out = Path(str(options.out).replace("{task}", task.name)) if options.out else default_out(task, options)
+    out = options.out.replace("{task}", task.name) if options.out else str(default_out(task, options))
     # The source is quick to refuse; the model is not quick to load.
     with console.status(f"{task.name}: reading the source"):
         spec = options.source.replace("{task}", task.name) if options.source else None

@@ -69,9 +69,10 @@ def build(
         bool, typer.Option("--trust-remote-code", help="Let the model repository's own code run.")
     ] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="{task} stands for the task. Default: stores/{model}/{protocol}/{task}.zarr",
+            help="A folder or a URL (s3://, gs://); {task} stands for the task. "
+            "Default: stores/{model}/{protocol}/{task}.zarr",
             show_default=False,
         ),
     ] = None,
