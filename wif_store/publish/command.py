@@ -109,10 +109,13 @@ def parse_layers(text: str | None) -> list[int] | None:
 
 
 def _remote(repo: str) -> RemoteDataset:
+    from huggingface_hub.utils.logging import set_verbosity_error
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    # One bar for the whole, not one for each file.
+    # One bar for the whole, not one for each file; one line where it fails, not two for each try. The
+    # client's lines also hold signed addresses.
     disable_progress_bars()
+    set_verbosity_error()
     return RemoteDataset(repo)
 
 
@@ -138,7 +141,7 @@ def _bars(console: Console) -> Iterator[Bars]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         yield bars
 
 
