@@ -110,26 +110,44 @@ def test_every_form_is_bit_equal_to_the_store_and_comes_back(
         assert tree(tmp_path / "back" / f"{task}.zarr") == tree(Path(store.name))
 
 
+TOOLS = f"""
+import hashlib
+import duckdb, numpy as np, pandas, polars, xarray, zarr
+import pyarrow.dataset, pyarrow.parquet
+from huggingface_hub import HfFileSystem
+folder = "datasets/{REPO}/data/winogrande/"
+path, want = folder + "test-00000-of-00001.parquet", ["resid_post_01", "success"]
+hub = HfFileSystem(block_size=1)
+found = dict(
+    pandas=pandas.read_parquet("hf://" + path, columns=want),
+    pyarrow=pyarrow.parquet.read_table(path, columns=want, filesystem=hub).to_pandas(),
+    polars=polars.read_parquet(hub.open(path), columns=want).to_pandas(),
+)
+files = pyarrow.dataset.dataset(path, filesystem=hub)
+found["polars_lazy"] = polars.scan_pyarrow_dataset(files).select(want).collect().to_pandas()
+duckdb.register_filesystem(hub)
+found["duckdb"] = duckdb.sql(f"select resid_post_01, success from 'hf://{{folder}}test-*.parquet'").df()
+values = {{name: (np.stack(frame[want[0]]), frame[want[1]].to_numpy()) for name, frame in found.items()}}
+url = "hf://datasets/{REPO}/zarr/winogrande.zarr"
+group, data = zarr.open_group(url, mode="r"), xarray.open_zarr(url)
+start, examples = (group.attrs["splits"]["test"][n] for n in ("start", "examples"))
+rows = slice(start, start + examples)
+values["zarr"] = group["final_token"][1, rows], group["success"][rows]
+data = data.isel(layer=1, example=rows)
+values["xarray"] = data.final_token.to_numpy(), data.success.to_numpy()
+print(json.dumps({{name: [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest() for part in both]
+                  for name, both in values.items()}}))
+"""
+
+
 def test_other_tools_read_it_in_place(
     hub: Hub, published: dict[str, ActivationStore], tmp_path: Path
 ) -> None:
-    script = f"""
-import hashlib
-import numpy as np, pandas, zarr
-import pyarrow.parquet as pq
-from huggingface_hub import HfFileSystem
-path = "datasets/{REPO}/data/winogrande/test-00000-of-00001.parquet"
-frame = pandas.read_parquet("hf://" + path, columns=["resid_post_01", "success"])
-table = pq.read_table(path, columns=["resid_post_01"], filesystem=HfFileSystem())
-values = table["resid_post_01"].combine_chunks().flatten().to_numpy()
-group = zarr.open_group("hf://datasets/{REPO}/zarr/winogrande.zarr", mode="r")
-rows = slice(*[group.attrs["splits"]["test"][n] for n in ("start", "examples")])
-rows = slice(rows.start, rows.start + rows.stop)
-parts = np.stack(frame["resid_post_01"]), values, group["final_token"][1, rows]
-print(json.dumps([hashlib.sha256(np.ascontiguousarray(p).tobytes()).hexdigest() for p in parts]))
-"""
-    wanted = sha(published["winogrande"].read_final_token(1, "test")[0])
-    assert client(hub, script, tmp_path) == [wanted] * 3
+    found = client(hub, TOOLS, tmp_path)
+    wanted = [sha(part) for part in published["winogrande"].read_final_token(1, "test")]
+    assert found == dict.fromkeys(
+        ("pandas", "pyarrow", "polars", "polars_lazy", "duckdb", "zarr", "xarray"), wanted
+    )
 
 
 def test_the_examples_on_the_card_run(

@@ -105,7 +105,10 @@ def test_the_rate_limit(hub: Hub, made: Made, impatient: list[float]) -> None:
 
 UPLOADS = {
     "429": ({"status": 429}, "the Hub's rate limit is reached: wait a few minutes and run the same command"),
-    "500": ({"status": 500}, r"the Hub answered 500 \(Told to fail\): run the same command later; it goes on"),
+    "500": (
+        {"status": 500},
+        r"the Hub answered 500 \(Told to fail\): run the same command later",
+    ),
     "403": ({"status": 403}, r"the token may not write here \(Told to fail\): name a --repo of your own"),
     "reset": ({"reset_after": 100}, "no connection to the Hub at http://127.0.0.1"),
 }
