@@ -3,10 +3,9 @@
     python -m benchmarks.publishing view STORE [STORE ...]
     python -m benchmarks.publishing bytes
 
-``view`` writes the Parquet view of stores at several choices of zstd levels and compares its residual columns
-alone, and its files whole, with the Zarr arrays of the final tokens. ``bytes`` publishes 4,000 made-up rows of
-26 layers at width 2,304 to a Hub on the loopback interface and lets unmodified clients read a layer; the server
-counts.
+``view`` writes the Parquet view of stores at several choices of zstd levels, and compares its residual columns
+and its files with the Zarr arrays of the final tokens. ``bytes`` publishes 4,000 made-up rows, of 26 layers at
+width 2,304, to a Hub on the loopback interface; unmodified clients read one layer, and the server counts.
 """
 
 from __future__ import annotations
