@@ -3,9 +3,9 @@
     python -m benchmarks.publishing view STORE [STORE ...]
     python -m benchmarks.publishing bytes
 
-``view`` writes the Parquet view of stores at several choices of zstd levels, and compares its residual columns
-and its files with the Zarr arrays of the final tokens. ``bytes`` publishes 4,000 made-up rows, of 26 layers at
-width 2,304, to a Hub on the loopback interface; unmodified clients read one layer, and the server counts.
+``view`` writes the Parquet view of stores at several levels of zstd, and compares its residual columns and
+its files with the Zarr arrays of the final tokens. ``bytes`` publishes 4,000 made-up rows, 26 layers of width
+2,304, to a Hub on the loopback interface; unmodified clients read one layer, and the server counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wif_store.schema import RESIDUAL_COLUMN
 ROOT = Path(__file__).parents[1]
 REPO = "whyitfailed/gemma2-acts"
 LAYER = 12
-LEVELS = (1,), (9,), (1, 9), (1, 9, 19)
+LEVELS = 1, 9, 15, 16, 17, 19
 EXACT = "{'hf': {'block_size': 1}}"
 
 
@@ -106,19 +106,19 @@ def bytes_fetched() -> None:
 
 def view_sizes(paths: list[Path]) -> None:
     """Print the size of the view of each store at each choice of levels, to Zarr's final tokens."""
-    print("| store | examples | levels | columns | files | seconds |\n|---|---|---|---|---|---|")
+    print("| store | examples | level | columns | files | seconds |\n|---|---|---|---|---|---|")
     for path in paths:
         store = open_store(path)
         arrays = sum(e["size"] for n, e in store.manifest.files.items() if n.startswith("final_token/c/"))
-        for levels in LEVELS:
-            export.LEVELS = levels
+        for level in LEVELS:
+            export.LEVEL = level
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
                 files = export.export_view(store, Path(folder))
                 spent = time.perf_counter() - start
                 columns = sum(residual_bytes(Path(folder, name)) for name in files)
             whole = sum(file["size"] for file in files.values())
-            cells = path.name, len(store.examples()), levels, columns / arrays, whole / arrays, spent
+            cells = path.name, len(store.examples()), level, columns / arrays, whole / arrays, spent
             print("| {} | {} | {} | {:.3f} | {:.3f} | {:.1f} |".format(*cells), flush=True)
 
 
