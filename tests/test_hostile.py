@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.support.stores import seal
 from wif_store.bounded import zstd_content_size
 from wif_store.errors import DamageError, StoreError, WifError
 from wif_store.manifest import render_manifest
 from wif_store.store import open_store
 from wif_store.verify import verify_store
-from wif_store.writer import seal
 
 
 def manifest_of(store):
