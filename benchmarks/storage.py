@@ -5,7 +5,7 @@
 Bytes are those of the shards of an array, index and checksums included, over two for every value. The
 entropy is that of a value given its channel, in the middle layer: as counted, which is too low where the rows
 are few, and with the Miller-Madow correction. Codecs take turns on one core, over the first ``--megabytes``
-of raw bfloat16 of that layer; a rate is in that too, and by CPU time. Without stores, one of each task is built.
+of raw bfloat16 of that layer; a rate is in that, and by CPU time. Without stores, one of each task is built.
 """
 
 from __future__ import annotations

@@ -27,10 +27,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequence-layers", default="3,7,11,14,17", help="blocks read at every token")
 
 
+def source_of(name: str, data: Path | None) -> str:
+    """Where a task's rows come from, as ``load_source`` wants it said."""
+    return BUILTIN if data is None else str(data / f"{name}.jsonl")
+
+
 def write_rows(path: Path, name: str, data: Path | None, examples: int) -> int:
     """Write the first examples of a task in visit order as JSONL; how many there were."""
     task = get_task(name)
-    source = load_source(task, BUILTIN if data is None else str(data / f"{name}.jsonl"))
+    source = load_source(task, source_of(name, data))
     chosen = visit_order(source.candidates, 0)[:examples]
     path.write_text("".join(json.dumps({n: c.row[n] for n in task.fields}) + "\n" for c in chosen))
     return len(chosen)
