@@ -41,11 +41,11 @@ class BuildOptions:
     seed: int
     device: str
     dtype: str
-    batch_tokens: int
+    batch_tokens: int | None
     batch_size: int
     chat: bool
     trust_remote_code: bool
-    out: Path | None
+    out: str | None
 
 
 def run_builds(options: BuildOptions) -> None:
@@ -72,7 +72,7 @@ def run_build(task: MultipleChoiceTask, options: BuildOptions) -> Report:
         seed=options.seed,
         splits=parse_splits(options.splits),
     )
-    out = Path(str(options.out).replace("{task}", task.name)) if options.out else default_out(task, options)
+    out = options.out.replace("{task}", task.name) if options.out else str(default_out(task, options))
     # The source is quick to refuse; the model is not quick to load.
     with console.status(f"{task.name}: reading the source"):
         spec = options.source.replace("{task}", task.name) if options.source else None
@@ -90,7 +90,6 @@ def run_build(task: MultipleChoiceTask, options: BuildOptions) -> Report:
 
 def open_engine(settings: Settings, options: BuildOptions) -> Engine:
     """Load the model that the options name."""
-    from wif_store.extract.batching import BatchLimits
     from wif_store.extract.engine import open_engine
 
     return open_engine(
@@ -100,7 +99,8 @@ def open_engine(settings: Settings, options: BuildOptions) -> Engine:
         sequence_layers=options.sequence_layers,
         device=options.device,
         dtype=options.dtype,
-        limits=BatchLimits(options.batch_tokens, options.batch_size),
+        batch_tokens=options.batch_tokens,
+        batch_size=options.batch_size,
         chat=options.chat,
         trust_remote_code=options.trust_remote_code,
     )

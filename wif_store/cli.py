@@ -55,7 +55,12 @@ def build(
     dtype: Annotated[
         str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.")
     ] = "bfloat16",
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one forward pass.")] = 4096,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of one forward pass. Default: what suits the device.", show_default=False
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of one forward pass, at most.")] = 256,
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")
@@ -64,9 +69,10 @@ def build(
         bool, typer.Option("--trust-remote-code", help="Let the model repository's own code run.")
     ] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="{task} stands for the task. Default: stores/{model}/{protocol}/{task}.zarr",
+            help="A folder or a URL (s3://, gs://); {task} stands for the task. "
+            "Default: stores/{model}/{protocol}/{task}.zarr",
             show_default=False,
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,22 @@ class BatchLimits:
     same limits over the same examples give the same batches, on any number of workers.
     """
 
-    tokens: int = 4096
+    tokens: int
     """Padded tokens of one batch."""
     examples: int = 256
     """Rows of one batch."""
+
+
+def tokens_for(device: torch.device) -> int:
+    """How many tokens suit a device: by its kind and the size of its memory, not by what is free.
+
+    A CPU is fastest where a batch stays in its cache (measured: docs/performance.md). A GPU of 80 GB
+    gets 16,384, one of 24 GB 4,096, so that a batch's activations are a small part of its memory.
+    """
+    if device.type != "cuda":
+        return 512 if device.type == "cpu" else 4096
+    gigabytes = torch.cuda.get_device_properties(device).total_memory / 1e9
+    return int(2 ** max(9, int(math.log2(gigabytes * 205))))
 
 
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:
@@ -36,31 +49,3 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[i
         rows = max(1, min(limits.examples, limits.tokens // max(1, lengths[order[start]])))
         yield order[start : start + rows]
         start += rows
-
-
-@dataclass(frozen=True, slots=True)
-class Padded:
-    """Token sequences of unequal length as one rectangle.
-
-    ``ids`` and ``mask`` are int64 ``[rows, width]`` on the model's device; the mask is 1 at real tokens.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-
-
-def pad(sequences: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> Padded:
-    """Pad with token 0, which the mask hides; the model's own pad token and side do not matter."""
-    width = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), width, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
-        ids[row, place] = torch.tensor(sequence)
-        mask[row, place] = 1
-    return Padded(ids.to(device, non_blocking=True), mask.to(device, non_blocking=True))
-
-
-def positions(mask: torch.Tensor) -> torch.Tensor:
-    """Position of each real token within its own sequence, int64, whichever side is padded."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,111 @@
+"""A model's head: log-probabilities in float32, whatever the model computes in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PIECE_BYTES: Final = 512 * 2**20
+"""How many bytes of float32 logits, and of the same normalised, are held at once."""
+
+SHARPENED: Final = 32
+"""How many of the largest logits of a state are computed again in float32."""
+
+BLOCK: Final = 128
+
+
+@dataclass(slots=True)
+class Head:
+    """The projection onto the vocabulary, and the cap that some models put on it.
+
+    A bfloat16 logit near 20 is a multiple of 1/8, too coarse to tell two choices apart. So the
+    projection runs in the model's own type, and then the logits that carry the sum, the largest and
+    the scored ones, are computed again in float32. The rounding of the others averages out: their
+    log-sum is within about 1e-3 nats of the exact one.
+    """
+
+    module: Any
+    softcap: float | None
+
+    @property
+    def vocabulary(self) -> int:
+        """How many logits there are."""
+        return int(self.module.weight.shape[0])
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Final-norm states ``[n, d_model]`` -> logits ``[n, vocabulary]``, in the model's dtype."""
+        return self._cap(self.module(states))
+
+    def log_probs(
+        self, states: torch.Tensor, place: npt.NDArray[np.int64], token: npt.NDArray[np.int64]
+    ) -> torch.Tensor:
+        """The log-probability in nats of ``token[i]`` at state ``place[i]``.
+
+        Args:
+            states: Final-norm states ``[n, d_model]``.
+            place: int64 ``[m]``.
+            token: int64 ``[m]``.
+
+        Returns:
+            float32 ``[m]``, on the device of the states.
+        """
+        step = max(1, PIECE_BYTES // (8 * self.vocabulary))
+        sums = torch.cat([self._log_sum(piece) for piece in states.split(step)])
+        at, wanted = (
+            torch.from_numpy(index).to(states.device, non_blocking=True) for index in (place, token)
+        )
+        logits = self._exact(states[at], wanted[:, None])[:, 0]
+        return self._cap(logits) - sums[at]
+
+    def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
+        """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
+        logits = self.module(states)
+        sharpen = logits.dtype != torch.float32
+        if sharpen:
+            top = largest(logits, min(SHARPENED, self.vocabulary))
+            exact = self._exact(states, top)
+        # On a CPU a row for each thread at a time: in the cache, and in memory that is used again.
+        rows = torch.get_num_threads() if logits.device.type == "cpu" else max(1, len(logits))
+        values = torch.empty(rows, self.vocabulary, device=logits.device)
+        normal = torch.empty_like(values)
+        sums = values.new_empty(len(logits))
+        for start in range(0, len(logits), rows):
+            piece = slice(start, min(start + rows, len(logits)))
+            here, there = values[: piece.stop - start], normal[: piece.stop - start]
+            here.copy_(logits[piece])
+            if sharpen:
+                here.scatter_(1, top[piece], exact[piece])
+            torch.log_softmax(self._cap(here), -1, out=there)
+            sums[piece] = here[:, 0] - there[:, 0]
+        return sums
+
+    def _exact(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Uncapped logits of ``tokens`` ``[n, k]`` at ``states`` ``[n, d_model]``, float32 ``[n, k]``."""
+        weight = self.module.weight[tokens].float()
+        logits = torch.bmm(weight, states.float()[:, :, None])[:, :, 0]
+        bias = self.module.bias
+        return logits if bias is None else logits + bias[tokens].float()
+
+    def _cap(self, logits: torch.Tensor) -> torch.Tensor:
+        """In place."""
+        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """Where the ``k`` largest of each row of ``[n, size]`` are, in no order: int64 ``[n, k]``.
+
+    ``topk`` over a whole vocabulary is slow. The k largest lie in the k blocks with the largest maxima.
+    """
+    n, size = values.shape
+    if size % BLOCK or size // BLOCK < k:
+        return values.topk(k, sorted=False).indices
+    blocks = values.view(n, -1, BLOCK)
+    best = blocks.amax(-1).topk(k, sorted=False).indices
+    among = blocks.gather(1, best[:, :, None].expand(-1, -1, BLOCK)).flatten(1).topk(k, sorted=False).indices
+    return best.gather(1, among // BLOCK) * BLOCK + among % BLOCK
