@@ -27,13 +27,14 @@ Store = Annotated[
 def build(
     task: Annotated[str, typer.Option(help="winogrande, piqa, boolq, social_i_qa, or all.")],
     model: Annotated[
-        str, typer.Option(help="gemma3-270m (embedded), a Hub id[@revision], a folder or a .gguf file.")
+        str, typer.Option(help="gemma3-270m (embedded), a Hub id or id@revision, a folder or a .gguf file.")
     ] = "google/gemma-2-2b",
     source: Annotated[
         str | None,
         typer.Option(
-            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk folder[:split], or a Hub id"
-            "[@revision][:[config/]split]; {task} stands for the task. Default: the task's own Hub dataset.",
+            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset on "
+            "the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the task's "
+            "own dataset on the Hub.",
             show_default=False,
         ),
     ] = None,
@@ -171,7 +172,7 @@ def audit(store: Store) -> None:
 def push(
     stores: Annotated[
         list[Path] | None,
-        typer.Argument(help="Stores; default: every finished one of Gemma-2 2B.", metavar="[STORE...]"),
+        typer.Argument(help="Stores; default: every finished one of Gemma-2 2B.", metavar="STORE"),
     ] = None,
     repo: Annotated[str, typer.Option(help="The dataset: OWNER/NAME.")] = "whyitfailed/gemma2-acts",
     private: Annotated[bool, typer.Option("--private", help="If it is made now, let few see it.")] = False,
