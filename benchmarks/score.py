@@ -130,14 +130,14 @@ def times(seconds: dict[str, float]) -> str:
     return f"| {shown} | {seconds['loop'] / fast:.1f} | {seconds['converged'] / fast:.1f} | "
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stores", nargs="*")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     wanted = parse_layers(options.layers)
     rows = []
     header = (
