@@ -27,8 +27,13 @@ Store = Annotated[
 def build(
     task: Annotated[str, typer.Option(help="winogrande, piqa, boolq, social_i_qa, or all.")],
     model: Annotated[
-        str, typer.Option(help="gemma3-270m (embedded), a Hub id[@revision], a folder or a .gguf file.")
-    ] = "google/gemma-2-2b",
+        list[str] | None,
+        typer.Option(
+            help="gemma3-270m (embedded), a Hub id[@revision], a folder or a .gguf file; repeat for more. "
+            "Default: google/gemma-2-2b",
+            show_default=False,
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -64,12 +69,15 @@ def build(
         bool, typer.Option("--trust-remote-code", help="Let the model repository's own code run.")
     ] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="{task} stands for the task. Default: stores/{model}/{protocol}/{task}.zarr",
+            help="{task} and {model} stand for names. Default: stores/{model}/{protocol}/{task}.zarr",
             show_default=False,
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate tokens and bytes of each store, and stop.")
+    ] = False,
 ) -> None:
     """Run a model over a task and write its store; run the same command again to resume."""
     from wif_store.build_command import BuildOptions, run_builds
@@ -77,7 +85,7 @@ def build(
     run_builds(
         BuildOptions(
             task=task,
-            model=model,
+            models=tuple(model or ["google/gemma-2-2b"]),
             source=source,
             protocol=protocol,
             layers=layers,
@@ -92,6 +100,7 @@ def build(
             chat=chat_template,
             trust_remote_code=trust_remote_code,
             out=out,
+            dry_run=dry_run,
         )
     )
 

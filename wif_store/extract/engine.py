@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, cast
 
 from wif_store.errors import ModelError
 from wif_store.extract.batching import BatchLimits
@@ -82,6 +82,11 @@ def open_engine(
         sequence_layers=sequence,
         d_model=loaded.d_model,
     )
+
+
+def under(engine: Engine, protocol: Protocol) -> Engine:
+    """The same loaded model, ready to extract under another protocol."""
+    return replace(engine, extract=replace(cast("Extractor", engine.extract), protocol=protocol))
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
