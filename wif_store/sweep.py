@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -130,7 +131,7 @@ def estimate(job: Job, outline: Outline, *, dtype: str, chat: bool) -> Estimate:
     settings, candidates = job.settings, job.source.candidates
     sample = visit_order(candidates, settings.seed)[:SAMPLE]
     requests = [settings.task.request(c, settings.protocol) for c in sample]
-    run, read = outline.tokens(requests, settings.protocol, chat=chat)
+    run, read = map(fmean, zip(*outline.tokens(requests, settings.protocol, chat=chat), strict=True))
     wanted = len(candidates) if settings.per_class is None else 2 * settings.per_class
     kept = min(wanted, len(candidates))
     # The largest k is known only when every candidate has been visited.

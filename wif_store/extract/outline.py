@@ -29,15 +29,16 @@ class Outline:
     layers: tuple[int, ...]
     sequence_layers: tuple[int, ...]
 
-    def tokens(self, requests: Sequence[Request], protocol: Protocol, *, chat: bool) -> tuple[float, float]:
-        """Tokens of one example, in the mean over these: those that are run, and those that are read.
+    def tokens(
+        self, requests: Sequence[Request], protocol: Protocol, *, chat: bool = False
+    ) -> list[tuple[int, float]]:
+        """Of each request the tokens that are run, and those that are read.
 
         Raises:
             SourceError: If a request cannot be encoded.
         """
-        encoded = Encoder(self.tokenizer, protocol, self.context_length, chat=chat)(requests)
-        run = [e.cost + len(e.read or ()) for e in encoded]
-        return fmean(run), fmean(_read(e, protocol) for e in encoded)
+        encode = Encoder(self.tokenizer, protocol, self.context_length, chat=chat)
+        return [(e.cost + len(e.read or ()), _read(e, protocol)) for e in encode(requests)]
 
 
 def outline(
