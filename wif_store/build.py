@@ -4,51 +4,40 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import platform
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from wif_store import __version__
 from wif_store.audit import Audited, audit_examples, audit_published, shows_gold
-from wif_store.errors import BuildError, SourceError, StoreError
-from wif_store.journal import Journal, sync
-from wif_store.schema import FORMAT_VERSION, SPLITS
-from wif_store.selection import Tally, assign_splits, visit_order
-from wif_store.store import open_store
-from wif_store.tasks.base import PUBLISHED_SPLIT
-from wif_store.writer import Kept, StoreWriter
+from wif_store.crew import LocalCrew
+from wif_store.errors import BuildError
+from wif_store.journal import Journal
+from wif_store.plan import Settings as Settings
+from wif_store.plan import check_finished, plan_of
+from wif_store.scan import Progress as Progress
+from wif_store.scan import Scan
+from wif_store.schema import SPLITS
+from wif_store.selection import visit_order
+from wif_store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from wif_store.crew import Crew
+    from wif_store.places import Entry
     from wif_store.records import Engine
     from wif_store.sources import Source
-    from wif_store.tasks.base import Candidate, MultipleChoiceTask, Protocol
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the caller decides about a store, beyond the model."""
-
-    task: MultipleChoiceTask
-    protocol: Protocol
-    per_class: int | None = 2000
-    """k, or None for the largest balanced k."""
-    seed: int = 0
-    splits: str = "seeded"
-    """``seeded``, or ``published`` to keep the split that the source carries."""
+    from wif_store.writer import Kept
 
 
 @dataclass(slots=True)
 class Report:
     """What a build did: also the line it adds to the run log."""
 
-    out: Path
+    out: str
     selection: dict[str, Any] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
     already_built: bool = False
@@ -59,41 +48,46 @@ class Report:
     write_seconds: float = 0.0
 
 
-class Progress:
-    """Told how a build goes. This one says nothing; the command line draws bars."""
-
-    def scanned(self, done: int, total: int, tokens: int, tally: Tally) -> None:
-        """``done`` of ``total`` candidates are scored; ``tokens`` were run in this process."""
-
-    def writing(self, done: int, total: int) -> None:
-        """``done`` of ``total`` uncompressed bytes are in shards on disk."""
-
-
 def build(
-    settings: Settings, source: Source, engine: Engine, out: Path, progress: Progress | None = None
+    settings: Settings,
+    source: Source,
+    engine: Engine,
+    out: str | os.PathLike[str],
+    progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> Report:
     """Build a store at ``out``, or finish the one that the same call began.
 
-    Nothing stands at ``out`` until the store is whole: the build works in ``OUT.partial`` and renames.
+    No store stands at ``out`` until it is whole: the build works in ``OUT.partial``.
+
+    Args:
+        settings: What is to be built.
+        source: The task's rows.
+        engine: The model.
+        out: A folder, or a URL of an object store that fsspec understands.
+        progress: Told how it goes.
+        crew: Who does the work; this process, with the engine's model, unless told otherwise.
 
     Raises:
-        WifError: Bad input; what was scanned before stays on disk for the same call to resume.
+        WifError: Bad input; what was scanned before stays where it is for the same call to resume.
     """
-    progress = progress or Progress()
-    with _disk_errors(out):
-        plan = _plan(settings, engine, source)
-        journal = Journal(out)
-        if out.exists():
-            _check_finished(out, plan)
+    address = os.fspath(out)
+    if address.startswith("hf://"):
+        msg = f"{address} is on the Hub, where every file would be a commit: build in a folder, then push it"
+        raise BuildError(msg)
+    with _disk_errors(address):
+        plan = plan_of(settings, engine, source)
+        journal = Journal(address)
+        if journal.taken():
+            check_finished(journal.out, plan)
             journal.discard_left(plan)
-            return Report(out, already_built=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
+            return Report(address, already_built=True)
         try:
             journal.open(plan)
-            report = _run(settings, engine, source, journal, out, progress, plan)
+            crew = crew or LocalCrew(engine.extract)
+            return _run(settings, engine, source, journal, progress or Progress(), crew, plan)
         finally:
             journal.close()
-    return report
 
 
 def _run(
@@ -101,141 +95,64 @@ def _run(
     engine: Engine,
     source: Source,
     journal: Journal,
-    out: Path,
     progress: Progress,
-    plan: dict[str, Any],
+    crew: Crew,
+    plan: Mapping[str, Any],
 ) -> Report:
-    report = Report(out)
     started = time.monotonic()
     candidates = visit_order(source.candidates, settings.seed)
-    tally = _scan(settings, engine, candidates, journal, progress, report)
-    report.scan_seconds = time.monotonic() - started
-    positions, k = tally.settle()
-    kept = _keep(settings, engine, candidates, positions, journal)
-    scanned = tally.scanned(positions)
+    scan = Scan(settings, candidates, engine.batching["block"], journal, progress)
+    scan.run(crew)
+    scanned_at = time.monotonic()
+    positions, k = scan.tally.settle()
+    kept = scan.kept(positions)
     selection = {
         **plan["selection"],
         "k": k,
         "rows": source.record["rows"],
         "duplicates": source.duplicates,
         "contradictory": list(source.contradictory),
-        **_outcomes(engine, candidates[:scanned], journal),
+        **scan.outcomes(scan.tally.scanned(positions)),
     }
     header = {
         **{name: plan[name] for name in ("task", "protocol", "model", "source", "batching", "versions")},
         "selection": selection,
         "audit": _audit(settings, kept, source),
     }
-    started = time.monotonic()
     # Rows are ordered by split; within one, by visit.
     ordered = sorted(kept, key=lambda e: SPLITS.index(e.split))
-    writer = StoreWriter(journal.staged, engine.layers, engine.sequence_layers, engine.d_model)
-    total, written = writer.bytes_to_write(ordered), 0
-
-    def on_shard(size: int) -> None:
-        nonlocal written
-        written += size
-        progress.writing(written, total)
-
-    writer.write(ordered, header, on_shard)
-    journal.staged.rename(out)
-    sync(out.parent)
-    journal.discard()
-    report.write_seconds = time.monotonic() - started
-    report.selection, report.audit = selection, header["audit"]
-    _log_run(report, engine)
+    writer = StoreWriter(ordered, engine.layers, engine.sequence_layers, engine.d_model)
+    shards = _write_shards(writer, journal, crew, progress)
+    writer.finish(journal.store, header, shards)
+    journal.finish()
+    report = Report(
+        str(journal.out),
+        selection,
+        header["audit"],
+        resumed_blocks=scan.resumed,
+        blocks=scan.blocks,
+        tokens=scan.tokens,
+        scan_seconds=scanned_at - started,
+        write_seconds=time.monotonic() - scanned_at,
+    )
+    _log_run(report, engine, journal)
     return report
 
 
-def _scan(
-    settings: Settings,
-    engine: Engine,
-    candidates: Sequence[Candidate],
-    journal: Journal,
-    progress: Progress,
-    report: Report,
-) -> Tally:
-    """Score blocks of candidates in visit order until both classes are full or the source ends."""
-    size = engine.batching["block"]
-    tally = Tally(settings.per_class, len(candidates))
-    progress.scanned(0, len(candidates), 0, tally)
-    for number, start in enumerate(range(0, len(candidates), size)):
-        if tally.full:
-            break
-        block = candidates[start : start + size]
-        report.blocks += 1
-        if journal.has(number):
-            report.resumed_blocks += 1
-            for candidate, prediction in zip(block, journal.read(number).prediction, strict=True):
-                tally.visit(bool(prediction == candidate.gold))
-        else:
-            records = engine.extract([settings.task.request(c, settings.protocol) for c in block])
-            wanted = [tally.visit(r.prediction == c.gold) for r, c in zip(records, block, strict=True)]
-            journal.write(number, records, wanted)
-            report.tokens += sum(r.cost for r in records)
-        progress.scanned(start + len(block), len(candidates), report.tokens, tally)
-    return tally
-
-
-def _keep(
-    settings: Settings,
-    engine: Engine,
-    candidates: Sequence[Candidate],
-    positions: Sequence[int],
-    journal: Journal,
-) -> list[Kept]:
-    """The examples of the store, in visit order."""
-    size = engine.batching["block"]
-    blocks = {number: journal.read(number, check=True) for number in sorted({p // size for p in positions})}
-    outcomes = [bool(blocks[p // size].prediction[p % size] == candidates[p].gold) for p in positions]
-    if settings.splits == "published":
-        splits = [_published_split(candidates[p]) for p in positions]
-    else:
-        splits = assign_splits(outcomes)
-    kept = []
-    for position, success, split in zip(positions, outcomes, splits, strict=True):
-        candidate, block, row = candidates[position], blocks[position // size], position % size
-        choices = settings.protocol.answers or candidate.choices
-        values = {
-            "example_id": candidate.id,
-            "source_row": candidate.source_row,
-            "choices": list(choices),
-            "n_choices": len(choices),
-            "gold": candidate.gold,
-            "prediction": int(block.prediction[row]),
-            "success": int(success),
-            "choice_logprob": block.logprobs[row, : len(choices)].tolist(),
-            "choice_tokens": block.choice_tokens[row, : len(choices)].tolist(),
-            "cut_tokens": int(block.cut[row]),
-        }
-        kept.append(Kept(block, int(block.place[row]), split, values))
-    return kept
-
-
-def _published_split(candidate: Candidate) -> str:
-    if candidate.published_split not in SPLITS:
-        msg = (
-            f"row {candidate.source_row + 1} carries the split {candidate.published_split!r}; "
-            f"--splits published expects {PUBLISHED_SPLIT} to be one of: {', '.join(SPLITS)}"
-        )
-        raise SourceError(msg)
-    return str(candidate.published_split)
-
-
-def _outcomes(engine: Engine, candidates: Sequence[Candidate], journal: Journal) -> dict[str, Any]:
-    """Counts over every candidate that was scanned, kept or not."""
-    size = engine.batching["block"]
-    blocks = [journal.read(n).prediction for n in range(-(-len(candidates) // size))]
-    predictions = np.concatenate(blocks)[: len(candidates)]
-    gold = np.array([c.gold for c in candidates])
-    successes = int((predictions == gold).sum())
-    return {
-        "scanned": len(candidates),
-        "successes": successes,
-        "failures": len(candidates) - successes,
-        "accuracy": successes / len(candidates),
-        "answer_shares": (np.bincount(predictions) / len(candidates)).tolist(),
-    }
+def _write_shards(writer: StoreWriter, journal: Journal, crew: Crew, progress: Progress) -> dict[str, Entry]:
+    """Have the shards written that no earlier call has; what the manifest says of each."""
+    jobs = writer.shards()
+    there = journal.shards()
+    entries = {job.name: there[job.name] for job in jobs if job.name in there}
+    total = sum(job.size for job in jobs)
+    written = sum(job.size for job in jobs if job.name in there)
+    progress.writing(written, total)
+    with closing(crew.write((job for job in jobs if job.name not in there), journal)) as shards:
+        for shard in shards:
+            entries[shard.name] = shard.entry
+            written += shard.size
+            progress.writing(written, total)
+    return entries
 
 
 def _audit(settings: Settings, kept: Sequence[Kept], source: Source) -> dict[str, Any]:
@@ -249,50 +166,7 @@ def _audit(settings: Settings, kept: Sequence[Kept], source: Source) -> dict[str
     }
 
 
-def _plan(settings: Settings, engine: Engine, source: Source) -> dict[str, Any]:
-    """Everything that determines the store's bytes."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "task": settings.task.name,
-        "protocol": settings.protocol.record(),
-        "model": engine.model,
-        "source": source.record,
-        "selection": {
-            "seed": settings.seed,
-            "per_class": settings.per_class or "max",
-            "splits": settings.splits,
-        },
-        "batching": engine.batching,
-        "versions": {"wif-store": __version__, **engine.versions},
-    }
-
-
-def _check_finished(out: Path, plan: dict[str, Any]) -> None:
-    """Say what stands at ``out``, unless it is the store that this plan would build."""
-    try:
-        manifest = open_store(out).manifest
-    except StoreError as error:
-        msg = f"{out} exists and is not a whole store ({error}): choose another --out, or delete it"
-        raise BuildError(msg) from None
-    plan = json.loads(json.dumps(plan))
-    found = {
-        "task": manifest.task,
-        "protocol": manifest.protocol,
-        "model": manifest.model,
-        "source": manifest.source,
-        "selection": {name: manifest.selection.get(name) for name in plan["selection"]},
-        "batching": manifest.batching,
-    }
-    differing = [name for name, value in found.items() if value != plan[name]]
-    if differing:
-        msg = (
-            f"{out} holds a finished store with another {', '.join(differing)}: "
-            "choose another --out, or delete it"
-        )
-        raise BuildError(msg)
-
-
-def _log_run(report: Report, engine: Engine) -> None:
+def _log_run(report: Report, engine: Engine, journal: Journal) -> None:
     """What differs from run to run stands beside the store, never in it."""
     entry = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -304,12 +178,13 @@ def _log_run(report: Report, engine: Engine) -> None:
         "write_seconds": round(report.write_seconds, 3),
         "device": engine.model.get("device"),
     }
-    with report.out.with_name(report.out.name + ".log.jsonl").open("a") as log:
-        log.write(json.dumps(entry) + "\n")
+    beside, name = journal.out.parent, f"{journal.out.name}.log.jsonl"
+    earlier = beside.read(name) if beside.exists(name) else b""
+    beside.write(name, [earlier, json.dumps(entry).encode() + b"\n"])
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
+def _disk_errors(out: str) -> Iterator[None]:
     """Turn what the file system refuses into one line that says how to go on."""
     try:
         yield

@@ -71,7 +71,8 @@ def build(
     out: Annotated[
         str | None,
         typer.Option(
-            help="{task} and {model} stand for names. Default: stores/{model}/{protocol}/{task}.zarr",
+            help="A folder or a URL (s3://, gs://); {task} and {model} stand for names. "
+            "Default: stores/{model}/{protocol}/{task}.zarr",
             show_default=False,
         ),
     ] = None,

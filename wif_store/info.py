@@ -9,7 +9,6 @@ from wif_store.schema import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from wif_store.store import ActivationStore
 
@@ -21,7 +20,7 @@ SITES = {
 }
 
 
-def describe_selection(selection: Mapping[str, Any], out: Path) -> str:
+def describe_selection(selection: Mapping[str, Any], out: str) -> str:
     """What a build found and kept, in a few lines; a warning where one answer is given to nearly all."""
     shares = ", ".join(f"{share:.1%}" for share in selection["answer_shares"])
     lines = [

@@ -1,231 +1,132 @@
-"""The unfinished build on disk: blocks of records, each written once, whole or not at all."""
+"""The unfinished build: the folder ``OUT.partial``, its plan, its blocks, and which shards are done."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
-import zlib
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
+from wif_store.blocks import Blocks
 from wif_store.errors import BuildError
+from wif_store.places import PARTIAL, place_of
+from wif_store.schema import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    import os
+    from collections.abc import Mapping
 
-    from wif_store.records import Raw, Record
-    from wif_store.schema import Int32
+    from wif_store.places import Entry
 
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One journalled block: outcomes of all its examples, residuals of those that may be kept.
-
-    Attributes:
-        logprobs: float64 ``[n, most choices]``, NaN past an example's own choices.
-        choice_tokens: int32 ``[n, most choices]``.
-        prediction: int64 ``[n]``.
-        cut: int64 ``[n]``.
-        place: int64 ``[n]``, the row of each example among the kept ones, -1 where it has none.
-        prompts: The text read for each kept example.
-        offsets: int64 ``[kept + 1]`` into ``token_ids`` and the tokens of ``sequence``.
-        token_ids: int32 ``[tokens]``.
-        final_token: raw ``[layers, kept, d_model]``, mapped from the file.
-        sequence: raw ``[sequence_layers, tokens, d_model]``, mapped from the file.
-    """
-
-    logprobs: np.ndarray
-    choice_tokens: np.ndarray
-    prediction: np.ndarray
-    cut: np.ndarray
-    place: np.ndarray
-    prompts: list[str]
-    offsets: np.ndarray
-    token_ids: Int32
-    final_token: Raw
-    sequence: Raw
+PLAN: Final = "plan.json"
 
 
 class Journal:
-    """The folder ``OUT.partial`` of a build in progress, held by one process at a time."""
+    """A build in progress at ``OUT.partial``. Making one opens nothing: a worker makes its own.
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self.folder = out.with_name(out.name + ".partial")
-        self.staged = self.folder / "store"
-        self._blocks = self.folder / "blocks"
-        self._plan = self.folder / "plan.json"
-        self._lock: IO[str] | None = None
+    In a folder one process holds it, and the store is written to ``OUT.partial/store`` and then renamed.
+    Behind a URL there are no locks and no renames: shards go to ``OUT`` itself, which is no store until
+    its manifest is there, and what keeps two builds apart is that one plan has one set of bytes.
 
-    def open(self, plan: dict[str, Any]) -> None:
+    Attributes:
+        out: Where the store will stand.
+        store: Where it is written.
+        blocks: What was extracted.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out = place_of(out)
+        self.place = self.out.parent.at(self.out.name + PARTIAL)
+        self.store = self.place.at("store") if self.out.renames else self.out
+        self.blocks = Blocks(self.place.at("blocks"))
+        self._shards = self.place.at("shards")
+        self._held = ExitStack()
+
+    def taken(self) -> bool:
+        """Whether something stands at ``OUT`` that is not this build's unfinished work."""
+        if self.out.renames or not self.place.exists(PLAN):
+            return self.out.exists()
+        return self.out.exists(MANIFEST)
+
+    def open(self, plan: Mapping[str, Any]) -> None:
         """Create the journal, or take up the one that the same plan has left.
 
         Raises:
             BuildError: If another process holds it, or it belongs to a build with other settings.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._held.enter_context(self.place.hold())
         except BlockingIOError:
-            self._lock.close()
-            msg = f"another build is writing {self.folder}: wait for it, or choose another --out"
+            msg = f"another build is writing {self.place}: wait for it, or choose another --out"
             raise BuildError(msg) from None
-        if self._out.exists():
-            self._lock.close()
-            msg = f"another build has just finished {self._out}: run the same command again to see that"
+        if self.taken():
+            self.close()
+            msg = f"another build has just finished {self.out}: run the same command again to see that"
             raise BuildError(msg)
-        if self._plan.exists():
+        if self.place.exists(PLAN):
             self._check_same(plan)
         else:
-            write_file(self._plan, json.dumps(plan, indent=1).encode())
-
-    def _check_same(self, plan: dict[str, Any]) -> None:
-        found = json.loads(self._plan.read_bytes())
-        wanted = json.loads(json.dumps(plan))
-        differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-        if differing:
-            name = differing[0]
-            msg = (
-                f"{self.folder} holds an unfinished build with another {', '.join(differing)} "
-                f"({name}: found {short(found.get(name))}, expected {short(wanted.get(name))}): "
-                "repeat its own command, choose another --out, or delete it"
-            )
-            raise BuildError(msg)
+            self.place.write(PLAN, [json.dumps(plan, indent=1).encode()])
+        # A kill leaves half-written files beside those they were to become.
+        for name in self.place.sizes():
+            if name.endswith(PARTIAL):
+                self.place.remove(name)
 
     def close(self) -> None:
-        """Let go of the folder."""
-        if self._lock is not None:
-            self._lock.close()
+        """Let go of it."""
+        self._held.close()
+
+    def finish(self) -> None:
+        """Give the store, whose manifest is written, its name, and remove the journal."""
+        if self.out.renames:
+            self.out.parent.rename(f"{self.place.name}/{self.store.name}", self.out.name)
+        self.discard()
 
     def discard(self) -> None:
         """Remove the journal of a finished build."""
         # Held until it is gone: who waits for it must not take a half of it for a new one.
-        shutil.rmtree(self.folder)
+        self.place.remove()
         self.close()
 
-    def discard_left(self, plan: dict[str, Any]) -> None:
+    def discard_left(self, plan: Mapping[str, Any]) -> None:
         """Remove what is left of the journal of a build that was killed when its store was whole."""
-        if not self.folder.is_dir():
+        if not self.place.exists():
             return
-        with (self.folder / "lock").open("w") as lock, suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(BlockingIOError), self.place.hold():
             # The plan may be gone already; another plan is the journal of another build.
-            if not self._plan.exists() or json.loads(self._plan.read_bytes()) == json.loads(json.dumps(plan)):
-                shutil.rmtree(self.folder)
+            if not self.place.exists(PLAN) or self._found_plan() == json.loads(json.dumps(plan)):
+                self.place.remove()
 
-    def has(self, number: int) -> bool:
-        """Whether block ``number`` is whole on disk."""
-        return (self._blocks / f"{number:06d}").is_dir()
+    def shards(self) -> dict[str, Entry]:
+        """The shards that are done: what the manifest will say of each."""
+        sizes = self.store.sizes()
+        notes = (json.loads(self._shards.read(note)) for note in self._shards.sizes())
+        return {
+            note["file"]: note["entry"] for note in notes if sizes.get(note["file"]) == note["entry"]["size"]
+        }
 
-    def write(self, number: int, records: Sequence[Record], wanted: Sequence[bool]) -> None:
-        """Write one block; residuals only of the ``wanted`` records. Durable once this returns."""
-        kept = [r for r, want in zip(records, wanted, strict=True) if want]
-        place = np.cumsum(wanted) - 1
-        most = max(len(r.logprobs) for r in records)
-        folder = self._blocks / f"{number:06d}"
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        final = np.stack([r.final_token for r in kept], axis=1) if kept else np.zeros((0, 0, 0), np.float32)
-        sequence = (
-            np.concatenate([r.sequence for r in kept], axis=1) if kept else np.zeros((0, 0, 0), np.float32)
-        )
-        _save(partial / "final_token.npy", final)
-        _save(partial / "sequence.npy", sequence)
-        np.savez(
-            partial / "labels.npz",
-            logprobs=np.stack([_padded(r.logprobs, most, np.nan) for r in records]),
-            choice_tokens=np.stack([_padded(r.choice_tokens, most, 0) for r in records]),
-            prediction=np.array([r.prediction for r in records]),
-            cut=np.array([r.cut for r in records]),
-            place=np.where(wanted, place, -1),
-            prompts=np.frombuffer(json.dumps([r.prompt for r in kept]).encode(), np.uint8),
-            offsets=np.cumsum([0, *(len(r.token_ids) for r in kept)]),
-            token_ids=np.concatenate([r.token_ids for r in kept]) if kept else np.zeros(0, np.int32),
-            checksums=np.array([_crc(final), _crc(sequence)]),
-            layout=_layout(final, sequence),
-        )
-        for path in partial.iterdir():
-            sync(path)
-        partial.rename(folder)
-        sync(self._blocks)
+    def note_shard(self, name: str, entry: Entry) -> None:
+        """Note that a shard is done. A note is an object of its own, for object stores cannot append."""
+        note = json.dumps({"file": name, "entry": entry})
+        self._shards.write(f"{name.replace('/', '.')}.json", [note.encode()])
 
-    def read(self, number: int, *, check: bool = False) -> Block:
-        """Read one block back; residuals stay on disk until they are touched.
+    def _found_plan(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.place.read(PLAN))
+        return found
 
-        Raises:
-            BuildError: With ``check``, if the residuals are not those that were written.
-        """
-        folder = self._blocks / f"{number:06d}"
-        try:
-            final = np.load(folder / "final_token.npy", mmap_mode="r")
-            sequence = np.load(folder / "sequence.npy", mmap_mode="r")
-            with np.load(folder / "labels.npz") as labels:
-                values = {name: labels[name] for name in labels.files}
-            checksums = values.pop("checksums").tolist()
-            # A journal that was begun before layouts were noted has none.
-            whole = values.pop("layout", None) in (None, _layout(final, sequence))
-            if check:
-                whole = whole and checksums == [_crc(final), _crc(sequence)]
-            values["prompts"] = json.loads(values["prompts"].tobytes())
-            block = Block(final_token=final, sequence=sequence, **values)
-        except Exception:
-            # What is damaged makes numpy raise many kinds, of its own and of zip, zlib and tokenize.
-            whole = False
-        if not whole:
-            msg = f"{folder} is damaged: delete that folder and run the same command again"
+    def _check_same(self, plan: Mapping[str, Any]) -> None:
+        found, wanted = self._found_plan(), json.loads(json.dumps(plan))
+        differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+        if differing:
+            name = differing[0]
+            msg = (
+                f"{self.place} holds an unfinished build with another {', '.join(differing)} "
+                f"({name}: found {_short(found.get(name))}, expected {_short(wanted.get(name))}): "
+                "repeat its own command, choose another --out, or delete it"
+            )
             raise BuildError(msg)
-        return block
 
 
-def short(value: Any) -> str:
+def _short(value: Any) -> str:
     """A value as it is shown in an error: one line, not too long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, and durable once this returns."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _padded(values: np.ndarray, width: int, fill: float) -> np.ndarray:
-    return np.pad(values, (0, width - len(values)), constant_values=fill)
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    """``numpy.save``, but for a full disk's error: numpy's own does not say that the disk is full."""
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
-        file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-
-
-def _layout(*arrays: np.ndarray) -> str:
-    """Types and shapes, which a checksum of the values does not cover."""
-    return json.dumps([[a.dtype.str, a.shape] for a in arrays])
-
-
-def _crc(values: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(values).data.cast("B")) if values.size else 0

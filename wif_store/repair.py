@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 
-from wif_store.files import LocalFiles
-from wif_store.journal import write_file
+from wif_store.files import read_file
 from wif_store.manifest import MANIFEST_BYTES, parse_manifest
+from wif_store.places import LocalPlace, describe, write_file
 from wif_store.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
 from wif_store.store import group_of
 from wif_store.validate import METADATA, parse_metadata
-from wif_store.writer import describe, group_attributes
+from wif_store.writer import group_attributes
 
 if TYPE_CHECKING:
     import os
@@ -57,9 +57,9 @@ def repair_store(path: str | os.PathLike[str]) -> Repaired:
         DamageError: If the folder holds links.
     """
     folder = Path(path)
-    files = LocalFiles(folder)
-    manifest = parse_manifest(files.read(MANIFEST, MANIFEST_BYTES), str(folder))
-    present = files.sizes()
+    place = LocalPlace(folder)
+    manifest = parse_manifest(read_file(place, MANIFEST, MANIFEST_BYTES), str(folder))
+    present = place.sizes()
     bad = {n for n, entry in manifest.files.items() if n not in present or describe(folder / n) != entry}
     rebuilt: list[str] = []
     while done := [name for name in sorted(bad) if _rebuild(folder, name, bad, manifest)]:
@@ -97,7 +97,7 @@ def _make(folder: Path, scratch: Path, name: str, bad: set[str], manifest: Manif
         own = json.dumps(metadata["consolidated_metadata"]["metadata"][array], indent=2)
         (scratch / array / METADATA).write_text(own)
         if rest != METADATA:
-            group = group_of(LocalFiles(folder).zarr_store(), metadata)
+            group = group_of(LocalPlace(folder).zarr_store(), metadata)
             target = zarr.open_array(scratch / array, mode="r+")
             if array == FINAL_TOKEN:
                 _final_token(target, group, int(name.split("/")[2]), bad)

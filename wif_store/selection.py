@@ -20,6 +20,33 @@ def visit_order(candidates: Iterable[Candidate], seed: int) -> list[Candidate]:
     return sorted(candidates, key=lambda c: hashlib.sha256(f"{seed}:{c.id}".encode()).digest())
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which examples of a block may be wanted, said before any block that was not counted yet is known.
+
+    Those before it in visit order can only take places, so that nothing is left out that an end of the build
+    could keep.
+
+    Attributes:
+        successes: Known to stand before the block.
+        failures: Known to stand before the block.
+        most: What a class can hold at the end.
+    """
+
+    successes: int
+    failures: int
+    most: int
+
+    def wanted(self, outcomes: Iterable[bool]) -> list[bool]:
+        """For each example of the block, in visit order, whether it may be kept."""
+        ranks = {True: self.successes, False: self.failures}
+        wanted = []
+        for success in outcomes:
+            ranks[success] += 1
+            wanted.append(ranks[success] <= self.most)
+        return wanted
+
+
 @dataclass(slots=True)
 class Tally:
     """Counts outcomes in visit order and says which examples may still be wanted.
@@ -38,18 +65,19 @@ class Tally:
         """Whether both classes have reached ``per_class``; never under the largest k."""
         return self.per_class is not None and min(self.successes, self.failures) >= self.per_class
 
-    def visit(self, success: bool) -> bool:
-        """Count one outcome; False where no end of the build can keep this example."""
+    def visit(self, success: bool) -> None:
+        """Count one outcome."""
         self.outcomes.append(success)
         if success:
-            self.successes = rank = self.successes + 1
+            self.successes += 1
         else:
-            self.failures = rank = self.failures + 1
-        if self.per_class is not None:
-            return rank <= self.per_class
+            self.failures += 1
+
+    def keep(self) -> Keep:
+        """Which of the outcomes still to come may be wanted, by those that are known."""
         # At the largest k neither class can end above what the other one can still reach.
-        remaining = self.total - len(self.outcomes)
-        return rank <= min(self.successes, self.failures) + remaining
+        reach = min(self.successes, self.failures) + self.total - len(self.outcomes)
+        return Keep(self.successes, self.failures, reach if self.per_class is None else self.per_class)
 
     def settle(self) -> tuple[list[int], int]:
         """The positions to keep, in visit order, and k.

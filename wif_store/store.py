@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import zarr
 
 from wif_store.bounded import bounded
 from wif_store.errors import DamageError, StoreError, WifError, one_line
-from wif_store.files import LocalFiles, RemoteFiles, read_manifest
+from wif_store.files import read_file, read_manifest
 from wif_store.manifest import parse_manifest as parse_manifest
+from wif_store.places import place_of
 from wif_store.schema import (
     ARRAYS,
     FINAL_TOKEN,
@@ -41,9 +41,9 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
         DamageError: If a file that the manifest names is missing or has another size.
     """
     name = os.fspath(path)
-    files = RemoteFiles(name) if "://" in name else LocalFiles(Path(name))
-    manifest = read_manifest(files, name)
-    return store_of(name, manifest, files.read(METADATA, METADATA_BYTES), files.zarr_store())
+    place = place_of(name)
+    manifest = read_manifest(place)
+    return store_of(name, manifest, read_file(place, METADATA, METADATA_BYTES), place.zarr_store())
 
 
 def store_of(name: str, manifest: Manifest, metadata: bytes, store: Any) -> ActivationStore:

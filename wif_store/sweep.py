@@ -17,8 +17,8 @@ from wif_store.sources import load_source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from wif_store.build import Settings
     from wif_store.extract.outline import Outline
+    from wif_store.plan import Settings
     from wif_store.sources import Source
     from wif_store.tasks.base import MultipleChoiceTask
 
@@ -35,7 +35,7 @@ class Job:
     model: str
     settings: Settings
     source: Source
-    out: Path
+    out: str
 
     @property
     def name(self) -> str:
@@ -70,10 +70,10 @@ class Templates:
         """Where a task's rows are; None for its own dataset."""
         return self.source.replace("{task}", task.name) if self.source else None
 
-    def out_of(self, model: str, settings: Settings) -> Path:
+    def out_of(self, model: str, settings: Settings) -> str:
         """Where a store goes."""
         out = self.out or f"stores/{{model}}/{settings.protocol.name}/{{task}}.zarr"
-        return Path(out.replace("{task}", settings.task.name).replace("{model}", model_name(model)))
+        return out.replace("{task}", settings.task.name).replace("{model}", model_name(model))
 
 
 def model_name(model: str) -> str:

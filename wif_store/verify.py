@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wif_store.errors import DamageError
-from wif_store.files import LocalFiles, read_manifest
+from wif_store.files import read_manifest
+from wif_store.places import LocalPlace, describe
 from wif_store.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
 from wif_store.store import ActivationStore, open_store
 from wif_store.validate import METADATA
-from wif_store.writer import describe
 
 if TYPE_CHECKING:
     import os
@@ -40,7 +40,7 @@ def verify_store(path: str | os.PathLike[str]) -> Verified:
     """
     folder = Path(path)
     # Bytes before meaning: opening a store reads some of its arrays.
-    files = read_manifest(LocalFiles(folder), str(folder)).files
+    files = read_manifest(LocalPlace(folder)).files
     for name, entry in files.items():
         if describe(folder / name) != entry:
             array = name.split("/")[0] if "/" in name else "metadata"

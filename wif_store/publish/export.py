@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from wif_store.places import describe
 from wif_store.schema import RESIDUAL_COLUMN, SPLITS, residual_columns
-from wif_store.writer import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import zarr
 
 from wif_store.errors import PublishError
-from wif_store.files import LocalFiles
-from wif_store.journal import write_file
 from wif_store.manifest import LEFT_OUT, parse_manifest, render_manifest
+from wif_store.places import LocalPlace, describe, write_file
 from wif_store.schema import FINAL_TOKEN, MANIFEST, SEQUENCE
 from wif_store.store import store_of
 from wif_store.validate import METADATA
-from wif_store.writer import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -102,7 +100,7 @@ def is_part_of(manifest: bytes, whole: bytes, layers: Sequence[int]) -> bool:
 def _layers(folder: Path) -> dict[str, list[int]]:
     manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder))
     metadata = (folder / METADATA).read_bytes()
-    store = store_of(str(folder), manifest, metadata, LocalFiles(folder).zarr_store())
+    store = store_of(str(folder), manifest, metadata, LocalPlace(folder).zarr_store())
     return {FINAL_TOKEN: list(store.layers), SEQUENCE: list(store.sequence_layers)}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import PublishError
-from wif_store.files import LocalFiles
+from wif_store.places import LocalPlace
 from wif_store.publish.card import Published, check_card, matching_results, render_card
 from wif_store.publish.staging import LocalFile, store_folder, view_folder
 from wif_store.schema import MANIFEST
@@ -126,7 +126,7 @@ class Planner:
             self.remote.fetch(path, head, self.folder)
         name, here = f"{self.remote.name}/{top}", self.folder / top
         manifest = parse_manifest((here / MANIFEST).read_bytes(), name)
-        store = store_of(name, manifest, (here / METADATA).read_bytes(), LocalFiles(here).zarr_store())
+        store = store_of(name, manifest, (here / METADATA).read_bytes(), LocalPlace(here).zarr_store())
         size = sum(file.size for path, file in there.items() if path.startswith(f"{view_folder(task)}/"))
         return Published(manifest, store.layers, store.sequence_layers, size)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import DamageError, PublishError, StoreError
 from wif_store.manifest import parse_manifest
+from wif_store.places import describe
 from wif_store.publish.partial import files_of_layers, is_part_of, is_residual, keep_layers
 from wif_store.publish.staging import store_folder
 from wif_store.schema import MANIFEST
 from wif_store.verify import verify_store
-from wif_store.writer import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

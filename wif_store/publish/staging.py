@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import PublishError
-from wif_store.journal import write_file
 from wif_store.manifest import LEFT_OUT
+from wif_store.places import describe, write_file
 from wif_store.publish.export import VIEW_VERSION, export_view
 from wif_store.schema import MANIFEST
 from wif_store.store import open_store
 from wif_store.verify import verify_store
-from wif_store.writer import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,112 @@
+"""Who does a build's work: the seam between what is to be done and the threads, or machines, that do it.
+
+A crew has two verbs. It pulls jobs from an iterator when somebody is free, so that a job carries what is
+known when it is given out, and yields what came of them in any order; neither order nor number of workers
+changes a byte of the store. Jobs and outcomes are small and can be pickled. Residuals go from whoever
+extracts them to the journal, and from there to the shards, and never through whoever leads.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from wif_store.shards import Shard, ShardJob, write_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from wif_store.journal import Journal
+    from wif_store.records import Extract, Record
+    from wif_store.schema import Int64
+    from wif_store.selection import Keep
+    from wif_store.tasks.base import Request
+
+MOST_THREADS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BlockJob:
+    """One block to extract and to journal.
+
+    Attributes:
+        number: Its place in visit order.
+        requests: What the model is asked.
+        gold: The right choice of each.
+        keep: Says which residuals may be wanted, by what is known when the job is given out.
+    """
+
+    number: int
+    requests: tuple[Request, ...]
+    gold: tuple[int, ...]
+    keep: Keep
+
+    def journal(self, records: Sequence[Record], journal: Journal) -> None:
+        """Write its records down. Durable once this returns."""
+        outcomes = [r.prediction == gold for r, gold in zip(records, self.gold, strict=True)]
+        journal.blocks.write(self.number, records, self.keep.wanted(outcomes))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a block.
+
+    Attributes:
+        number: Its place in visit order.
+        prediction: int64 ``[n]``.
+        cost: Tokens that the model ran.
+    """
+
+    number: int
+    prediction: Int64
+    cost: int
+
+    @classmethod
+    def of(cls, job: BlockJob, records: Sequence[Record]) -> Outcome:
+        """The outcome of a job, from its records."""
+        return cls(job.number, np.array([r.prediction for r in records]), sum(r.cost for r in records))
+
+
+class Crew(Protocol):
+    """Does the work of a build. Both generators are closed when the build ends, however it ends."""
+
+    def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
+        """Extract and journal blocks. All that were yielded are durable when the iterator ends."""
+        ...
+
+    def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
+        """Write shards, each by one worker."""
+        ...
+
+
+class LocalCrew:
+    """This process: journals a block while it extracts the next, and encodes a shard's chunks in threads."""
+
+    def __init__(self, extract: Extract, threads: int | None = None) -> None:
+        self._extract = extract
+        self._threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+
+    def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
+        """Extract in this thread, journal in another; at most one block waits for it."""
+        # Whatever ends the scan, leaving the pool waits for the block that is being journalled.
+        with ThreadPoolExecutor(1, thread_name_prefix="journal") as pool:
+            pending: Future[None] | None = None
+            for job in jobs:
+                records = self._extract(job.requests)
+                if pending is not None:
+                    pending.result()
+                pending = pool.submit(job.journal, records, journal)
+                outcome = Outcome.of(job, records)
+                del records  # once they are journalled nothing is to hold them
+                yield outcome
+            if pending is not None:
+                pending.result()
+
+    def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
+        """Write one shard after the other."""
+        for job in jobs:
+            yield write_shard(journal, job, self._threads)

@@ -1,0 +1,120 @@
+"""One shard of residuals: journalled pieces in, one file of the standard Zarr layout out, chunk by chunk.
+
+A shard is its compressed chunks end to end, then an index with the offset and length of each and a CRC32C.
+zarr would build it in memory, whole; here a few chunks are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from wif_store.codecs import crc32c, encode_chunk
+from wif_store.records import widen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
+
+    from wif_store.blocks import Blocks, Piece
+    from wif_store.codecs import Layout
+    from wif_store.journal import Journal
+    from wif_store.places import Entry
+
+MISSING: Final = 2**64 - 1
+"""Offset and length of a chunk that a shard at the array's end does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """One shard to write: small, and all that a worker needs beside the journal.
+
+    Attributes:
+        name: The file's path below the store.
+        layout: The array's plan.
+        dtype: Of the journalled values.
+        pieces: Where the rows stand, in their order.
+        skip: Rows of the first piece that belong to the shard before.
+        rows: How many rows of the array it holds.
+    """
+
+    name: str
+    layout: Layout
+    dtype: str
+    pieces: tuple[Piece, ...]
+    skip: int
+    rows: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values as float32."""
+        return 4 * self.rows * self.layout.chunks[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard that is written and durable."""
+
+    name: str
+    size: int
+    """Bytes of its values as float32."""
+    entry: Entry
+
+
+def write_shard(journal: Journal, job: ShardJob, threads: int = 1) -> Shard:
+    """Write one shard into the store and note that it is done.
+
+    Holds about ``threads + 2`` chunks at a time.
+
+    Raises:
+        BuildError: If a piece is not what was journalled.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
+        ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
+        step = job.layout.chunks[1]
+        chunks = [partial(_encode, journal.blocks, job, ends, begin) for begin in range(0, job.rows, step)]
+        entry = journal.store.write(job.name, _contents(job, _in_order(pool, chunks, threads + 1)))
+    journal.note_shard(job.name, entry)
+    return Shard(job.name, job.size, entry)
+
+
+def _encode(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> bytes:
+    """The chunk that begins at row ``begin`` of the shard; ``ends`` are those of the pieces in it."""
+    _, step, d_model = job.layout.chunks
+    end = min(begin + step, job.rows)
+    first = int(np.searchsorted(ends, begin, side="right"))
+    last = int(np.searchsorted(ends, end))
+    raw = blocks.read(job.pieces[first : last + 1], job.dtype, d_model)
+    lead = begin - (int(ends[first]) - job.pieces[first].rows)
+    return encode_chunk(widen(raw[lead : lead + end - begin]), job.layout)
+
+
+def _contents(job: ShardJob, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    index = np.full((job.layout.outer[1] // job.layout.chunks[1], 2), MISSING, "<u8")
+    offset = 0
+    for number, chunk in enumerate(chunks):
+        index[number] = offset, len(chunk)
+        offset += len(chunk)
+        yield chunk
+    content = index.tobytes()
+    yield content + crc32c(content)
+
+
+def _in_order(pool: ThreadPoolExecutor, calls: Sequence[Callable[[], bytes]], ahead: int) -> Iterator[bytes]:
+    """What calls return, in their order, at most ``ahead`` of them begun before they are asked for."""
+    begun: deque[Future[bytes]] = deque()
+    try:
+        for call in calls:
+            begun.append(pool.submit(call))
+            if len(begun) > ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
