@@ -22,6 +22,7 @@ from tests.support import tiny
 from tests.support.fake_engine import fake_engine
 from wif_store.build import Settings, build
 from wif_store.errors import BuildError, DamageError, SelectionError, SourceError, StoreError
+from wif_store.places import LocalPlace
 from wif_store.records import widen
 from wif_store.schema import ARRAYS
 from wif_store.sources import load_source
@@ -254,16 +255,15 @@ def test_a_full_disk_is_said_and_resumed(source, tmp_path, monkeypatch):
     out = tmp_path / "s.zarr"
     whole = tmp_path / "whole.zarr"
     build(settings(), source, fake_engine(), whole)
-    from wif_store import journal
+    write = LocalPlace.write
 
-    def full(path):
-        if "000002" in str(path):
+    def full(self, name, parts):
+        if "000002" in name:
             with Path("/dev/full").open("wb", buffering=0) as device:
                 device.write(b"x")
-        return sync(path)
+        return write(self, name, parts)
 
-    sync = journal.sync
-    monkeypatch.setattr(journal, "sync", full)
+    monkeypatch.setattr(LocalPlace, "write", full)
     with pytest.raises(
         BuildError, match=r"No space left on device; free some space and run the same command"
     ):

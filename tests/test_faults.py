@@ -10,7 +10,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,13 +17,13 @@ import pytest
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
 from tests.test_build import TASK, contents, settings
-from wif_store import journal, writer
 from wif_store.build import build
 from wif_store.errors import BuildError, DamageError, ScoreError, SourceError
 from wif_store.journal import Journal
 from wif_store.score.predictions import read_predictions
 from wif_store.sources import load_source
 from wif_store.verify import verify_store
+from wif_store.writer import StoreWriter
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,12 +66,12 @@ def stop(*args, **kwargs):
 
 def test_what_a_kill_leaves_half_written_is_not_in_the_store(source, whole, tmp_path, monkeypatch):
     out = tmp_path / "s.zarr"
-    monkeypatch.setattr(writer, "write_file", stop)
+    monkeypatch.setattr(Journal, "finish", stop)
     with pytest.raises(Stopped):
         build(settings(), source, fake_engine(), out)
     monkeypatch.undo()
     staged = tmp_path / "s.zarr.partial" / "store"
-    (staged / "manifest.json.partial").write_text("{")
+    (staged / "manifest.json.abc.partial").write_text("{")
     (staged / "gold" / "c" / "0.c0ffee.partial").write_bytes(b"\0")
     build(settings(), source, fake_engine(), out)
     assert contents(out) == contents(whole)
@@ -108,36 +107,33 @@ def test_a_build_that_waited_does_not_begin_anew(source, tmp_path, monkeypatch):
     verify_store(out)
 
 
-@pytest.mark.parametrize("name", ["labels.npz", "final_token.npy", "sequence.npy"])
-@pytest.mark.parametrize("where", [0, 20, 21, -40])
-def test_a_damaged_journal_is_said(name, where, source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["000001.npz", "000001.residuals"])
+@pytest.mark.parametrize("where", [0, 20, 21, -40, "cut", "gone"])
+def test_a_damaged_journal_is_said_and_made_again(name, where, source, whole, tmp_path, monkeypatch):
     out = tmp_path / "s.zarr"
-    monkeypatch.setattr(writer, "write_file", stop)
+    monkeypatch.setattr(StoreWriter, "shards", stop)
     with pytest.raises(Stopped):
         build(settings(), source, fake_engine(), out)
     monkeypatch.undo()
-    path = tmp_path / "s.zarr.partial" / "blocks" / "000001" / name
+    path = tmp_path / "s.zarr.partial" / "blocks" / name
     content = bytearray(path.read_bytes())
-    if name == "labels.npz":
-        where = content.find(b"prediction.npy") + 160 + where  # the values, not what zip leaves unread
-    content[where] ^= 0x1C
-    path.write_bytes(bytes(content))
-    with pytest.raises(BuildError, match="000001 is damaged: delete that folder and run the same command"):
-        build(settings(), source, fake_engine(), out)
-
-
-def test_a_full_disk_is_called_one():
-    with pytest.raises(OSError, match="No space left on device") as error:
-        journal._save(Path("/dev/full"), np.zeros(10**6, np.uint16))
-    assert error.value.errno == errno.ENOSPC
-
-
-@pytest.mark.parametrize("shape", [(0, 0, 0), (3, 4), (2, 5, 7)])
-def test_what_is_saved_is_numpys_own(shape, tmp_path):
-    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    np.save(tmp_path / "a.npy", values)
-    journal._save(tmp_path / "b.npy", values)
-    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    if where == "gone":
+        path.unlink()
+    elif where == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        if name == "000001.npz":
+            where = content.find(b"prediction.npy") + 160 + where  # the values, not what zip leaves unread
+        content[where] ^= 0x1C
+        path.write_bytes(content)
+    if (name, where) != ("000001.npz", "gone"):  # that block is simply not there
+        with pytest.raises(BuildError, match=r"000001 is damaged: delete .*000001\.npz and run the same"):
+            build(settings(), source, fake_engine(), out)
+        path.with_name("000001.npz").unlink()
+    engine = fake_engine()
+    build(settings(), source, engine, out)
+    assert len(engine.extract.calls) == 1
+    assert contents(out) == contents(whole)
 
 
 def test_whatever_the_file_system_refuses_is_one_line(source, tmp_path):

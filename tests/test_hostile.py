@@ -17,6 +17,7 @@ import zarr
 
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
+from tests.support.stores import seal
 from tests.test_build import TASK, settings
 from wif_store.bounded import zstd_content_size
 from wif_store.build import build
@@ -25,7 +26,6 @@ from wif_store.manifest import render_manifest
 from wif_store.sources import load_source
 from wif_store.store import open_store
 from wif_store.verify import verify_store
-from wif_store.writer import seal
 
 
 @pytest.fixture(scope="module")

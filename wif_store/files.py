@@ -25,7 +25,7 @@ def read_file(place: Place, name: str, most: int) -> bytes:
         if size > most:
             msg = f"{place}/{name} has {size} bytes; expected at most {most}"
             raise StoreError(msg)
-        return place.read(name, 0, most)
+        return place.read(name, 0, size)
     except (FileNotFoundError, NotADirectoryError):
         if place.parent.exists(place.name + PARTIAL):
             msg = f"{place} is unfinished: run the build command that began it again"

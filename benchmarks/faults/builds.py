@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
-from wif_store import writer
+from wif_store import crew
 from wif_store.build import Settings, build
 from wif_store.errors import WifError
 from wif_store.sources import load_source
@@ -72,18 +72,18 @@ class Job:
             os._exit(status)
 
     def _logging(self, work: IO[str]) -> Job:
-        """The same, noting each block when it is extracted and each shard when its values are widened."""
-        extract, widen = self.engine.extract, writer.widen
+        """The same, noting each block and each shard when it is begun."""
+        extract, write_shard = self.engine.extract, crew.write_shard
 
         def extracting(requests: Any) -> Any:
             work.write("block\n")
             return extract(requests)
 
-        def widening(raw: Any) -> Any:
+        def writing(*args: Any) -> Any:
             work.write("shard\n")
-            return widen(raw)
+            return write_shard(*args)
 
-        writer.widen = widening
+        crew.write_shard = writing
         return replace(self, engine=replace(self.engine, extract=extracting))
 
 

@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from tests.support import tiny
+from tests.support.stores import seal
 from wif_store.build import Settings, build
 from wif_store.errors import DamageError, ModelError, SourceError
 from wif_store.extract.engine import open_engine
@@ -18,7 +19,6 @@ from wif_store.sources import load_source
 from wif_store.store import open_store
 from wif_store.tasks import get_task
 from wif_store.verify import verify_store
-from wif_store.writer import seal
 
 TASK = get_task("winogrande")
 

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.build import Settings, build
+from wif_store.manifest import render_manifest
+from wif_store.places import describe
 from wif_store.records import Engine, Record
+from wif_store.schema import MANIFEST
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from wif_store.tasks.base import Request
@@ -120,3 +123,10 @@ def make_store(
     settings = Settings(definition, definition.protocol("aligned"), per_class, seed=seed)
     build(settings, load_source(definition, str(rows)), engine, out)
     return out
+
+
+def seal(folder: Path, sections: Mapping[str, Any]) -> None:
+    """Write a manifest that fits whatever files are there, as whoever tampers with a store could."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    files = {p.relative_to(folder).as_posix(): describe(p) for p in found}
+    (folder / MANIFEST).write_bytes(render_manifest({**sections, "files": files}))

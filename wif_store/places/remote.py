@@ -1,0 +1,146 @@
+"""A folder behind any URL that fsspec understands."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import zarr
+
+from wif_store.errors import StoreError, one_line
+from wif_store.places.base import Count, refuse_link
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from wif_store.places.base import Entry, Part
+
+
+class RemotePlace:
+    """A folder behind a URL. An object is there once it is closed; nobody can be kept out."""
+
+    renames = False
+    gap = 2**20
+    part_bytes = 16 * 2**20
+    """An object is sent in parts of this many bytes, and no more of it is held."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url if url.endswith("://") else url.rstrip("/")
+        self.name = self.url.rpartition("/")[2]
+        # The Hub's file system fetches 5 MiB more than each read asks for, unless told otherwise.
+        self.options = {"block_size": 1} if self.url.startswith("hf://") else {}
+        try:
+            self.fs, self.root = fsspec.url_to_fs(self.url, **self.options)
+        except (ImportError, ValueError) as error:
+            found = one_line(error)
+            msg = f"{self.url} cannot be reached ({found}): install what it needs, or give a folder"
+            raise StoreError(msg) from None
+
+    def __str__(self) -> str:
+        """Its URL."""
+        return self.url
+
+    @property
+    def parent(self) -> RemotePlace:
+        """The place around it."""
+        return RemotePlace(self.url[: -len(self.name)])
+
+    def at(self, name: str) -> RemotePlace:
+        """The place below it."""
+        return RemotePlace(self.url + ("" if self.url.endswith("://") else "/") + name)
+
+    def write(self, name: str, parts: Iterable[Part]) -> Entry:
+        """Send one object, part by part; it appears when it is whole."""
+        count = Count()
+        with self._errors(name):
+            file = self.fs.open(self._path(name), "wb", block_size=self.part_bytes)
+        try:
+            for part in parts:
+                content = count.add(part)
+                with self._errors(name):
+                    file.write(content)
+        except BaseException:
+            self._abandon(file, name)
+            raise
+        with self._errors(name):
+            file.close()
+        return count.entry()
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """An object, or the range of it that is there, in one request."""
+        with self._errors(name):
+            content: bytes = self.fs.cat_file(self._path(name), start=start or None, end=stop)
+        return content
+
+    def size(self, name: str) -> int:
+        """Bytes of an object."""
+        with self._errors(name):
+            return int(self.fs.info(self._path(name))["size"] or 0)
+
+    def sizes(self) -> dict[str, int]:
+        """Every object below, with its bytes; links are refused."""
+        with self._errors():
+            found = self.fs.find(self.root, detail=True)
+        sizes = {}
+        for path, info in found.items():
+            name = path.removeprefix(self.root).lstrip("/")
+            if info.get("islink"):
+                refuse_link(self.url, name)
+            sizes[name] = info["size"]
+        return sizes
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is such an object, or any below that name."""
+        with self._errors(name):
+            # Another machine may have written it since this one looked.
+            self.fs.invalidate_cache()
+            return bool(self.fs.exists(self._path(name)))
+
+    def remove(self, name: str = "") -> None:
+        """Remove an object, or everything below that name."""
+        with self._errors(name):
+            self.fs.rm(self._path(name), recursive=True)
+
+    def rename(self, old: str, new: str) -> None:
+        """Objects cannot be renamed at once."""
+        raise NotImplementedError
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Nobody can be kept out of a URL."""
+        return nullcontext()
+
+    def zarr_store(self) -> Any:
+        """What zarr reads from."""
+        return zarr.storage.FsspecStore.from_url(self.url, storage_options=self.options, read_only=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+
+    def _abandon(self, file: Any, name: str) -> None:
+        """Let go of an object that is not whole; closing it would make it appear."""
+        from fsspec.spec import AbstractBufferedFile
+
+        with suppress(Exception):
+            if isinstance(file, AbstractBufferedFile):
+                file.closed = True
+                file.discard()
+            else:
+                file.close()
+                self.fs.rm(self._path(name))
+
+    @contextmanager
+    def _errors(self, name: str = "") -> Iterator[None]:
+        """Give what a client raises, which is of many kinds, as one that says where and what."""
+        try:
+            yield
+        except Exception as error:
+            # Those of the Hub's client are told where the Hub is spoken to.
+            told = self.url.startswith("hf://") or isinstance(error, FileNotFoundError)
+            if told or (isinstance(error, OSError) and error.errno):
+                raise
+            path = f"{self.url}/{name}" if name else self.url
+            raise OSError(errno.EIO, one_line(error), path) from error
