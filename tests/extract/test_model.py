@@ -54,7 +54,7 @@ def test_logits_that_are_more_than_the_head_are_refused(tiny_models, monkeypatch
 def test_bfloat16_is_the_checkpoints_rounding(tiny_models):
     model = load(locate(str(tiny_models("gemma2"))), device="cpu", dtype="bfloat16")
     assert model.dtype == torch.bfloat16
-    assert model.softcap == 30.0
+    assert model.head.softcap == 30.0
     assert len(model.blocks) == 4
 
 

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from wif_store.extract.batching import BatchLimits, pad, plan_batches, positions
-from wif_store.extract.choices import score_shared, score_whole, whole_sequences
-from wif_store.extract.residuals import Capture, check_finite, hooked, to_numpy
+from wif_store.extract.batching import BatchLimits, plan_batches
+from wif_store.extract.jobs import Job, plan
+from wif_store.extract.residuals import Capture, Side, check_finite, to_numpy
 from wif_store.extract.tokenize import Encoded, Encoder
+from wif_store.extract.trees import pad
 from wif_store.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
 
     from wif_store.extract.model import Model
     from wif_store.tasks.base import Protocol, Request
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A batch that is on the device.
+
+    ``log_probs`` are those of all scored tokens, float32; ``mark`` is where the main stream has them.
+    """
+
+    batch: list[int]
+    jobs: list[Job]
+    log_probs: torch.Tensor
+    capture: Capture
+    mark: torch.cuda.Event | None
+
+
+@dataclass
 class Extractor:
     """Scores choices and reads residuals with one model under one protocol.
 
@@ -42,7 +59,15 @@ class Extractor:
     limits: BatchLimits
     chat: bool = False
 
-    @torch.inference_mode()
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Texts to tokens."""
+        return Encoder(self.model.tokenizer, self.protocol, self.model.context_length, chat=self.chat)
+
+    @cached_property
+    def _side(self) -> Side:
+        return Side(self.model.device)
+
     def __call__(self, requests: Sequence[Request]) -> list[Record]:
         """Run one block of requests; the records come back in their order.
 
@@ -50,96 +75,88 @@ class Extractor:
             SourceError: If a request cannot be encoded.
             ResidualError: If a residual is NaN or infinite.
         """
-        model = self.model
-        encode = Encoder(model.tokenizer, self.protocol, model.context_length, chat=self.chat)
-        block = encode(requests)
+        return self.run(self.encoder(requests))
+
+    @torch.inference_mode()
+    def run(self, block: Sequence[Encoded]) -> list[Record]:
+        """Run one encoded block: while a batch is on the device, the one before it is taken off."""
+        jobs = [plan(encoded, self.protocol, trees=self.model.decoder.trees) for encoded in block]
         records: dict[int, Record] = {}
-        scores: dict[int, np.ndarray] = {}
-        for batch in plan_batches([e.cost for e in block], self.limits):
-            self._score(block, batch, scores, records)
-        if self.protocol.site == "prompt":
-            for batch in plan_batches([len(e.read or ()) for e in block], self.limits):
-                self._read_prompts(block, batch, scores, records)
+        flight = None
+        for batch in plan_batches([len(job) for job in jobs], self.limits):
+            following = self._launch(batch, [jobs[i] for i in batch])
+            if flight:
+                records.update(self._land(flight))
+            flight = following
+        if flight:
+            records.update(self._land(flight))
         return [records[i] for i in range(len(block))]
 
-    def _score(
-        self,
-        block: list[Encoded],
-        batch: list[int],
-        scores: dict[int, np.ndarray],
-        records: dict[int, Record],
-    ) -> None:
-        examples = [block[i] for i in batch]
-        # Where the preferred sequence is read, it has to be run whole.
-        shared = self.protocol.site != "preferred" and all(e.shared for e in examples)
-        texts = [e.contexts[0] for e in examples] if shared else whole_sequences(examples)
-        padded = pad(texts, self.model.device, left=True)
-        capture = Capture(self.layers, self.sequence_layers, padded.mask)
-        apart = self.protocol.site == "prompt"
-        reading = nullcontext() if apart else hooked(self.model, capture)
-        found = (score_shared if shared else score_whole)(self.model, examples, padded, reading)
-        rows, first = [], 0
-        for i, example, logprobs in zip(batch, examples, found, strict=True):
-            scores[i] = self._scale(example, logprobs)
-            rows.append(first if shared else first + int(np.argmax(scores[i])))
-            first += 1 if shared else len(example.contexts)
-        if not apart:
-            self._keep(block, batch, capture, rows, [texts[row] for row in rows], scores, records)
-
-    def _read_prompts(
-        self,
-        block: list[Encoded],
-        batch: list[int],
-        scores: dict[int, np.ndarray],
-        records: dict[int, Record],
-    ) -> None:
-        prompts = [block[i].read or [] for i in batch]
-        padded = pad(prompts, self.model.device, left=True)
-        capture = Capture(self.layers, self.sequence_layers, padded.mask)
-        with hooked(self.model, capture):
-            self.model.decoder(
-                input_ids=padded.ids,
-                attention_mask=padded.mask,
-                position_ids=positions(padded.mask),
-                use_cache=False,
-            )
-        self._keep(block, batch, capture, list(range(len(batch))), prompts, scores, records)
-
-    def _scale(self, example: Encoded, logprobs: np.ndarray) -> np.ndarray:
-        if not self.protocol.scale_by_length:
-            return logprobs
-        # A mean over the n - 1 predicted tokens of an n-token sequence, times n.
-        lengths = np.array(
-            [len(c) + len(t) for c, t in zip(example.contexts, example.continuations, strict=True)]
+    def _launch(self, batch: list[int], jobs: list[Job]) -> Flight:
+        """Start a forward pass; nothing here waits for the device."""
+        rows = pad([tree for job in jobs for tree in job.trees], self.model.device)
+        starts = _starts(map(len, jobs))
+        ends = [start + path[-1] for start, job in zip(starts, jobs, strict=True) for path in job.readings]
+        capture = Capture(self.layers, self.sequence_layers, rows.nodes[self._index(ends)], rows.nodes)
+        with capture.reading(self.model.blocks):
+            states = self.model.decoder.states(rows).flatten(0, 1)
+        # A state that predicts for several choices is projected once.
+        nodes, place = np.unique(
+            np.concatenate([start + job.node for start, job in zip(starts, jobs, strict=True)]),
+            return_inverse=True,
         )
-        return np.asarray(logprobs * lengths / (lengths - 1))
+        tokens = np.concatenate([job.token for job in jobs])
+        log_probs = self.model.head.log_probs(states[rows.nodes[self._index(nodes)]], place, tokens)
+        return Flight(batch, jobs, log_probs, capture, self._side.mark())
 
-    def _keep(
-        self,
-        block: list[Encoded],
-        batch: list[int],
-        capture: Capture,
-        rows: list[int],
-        tokens: list[list[int]],
-        scores: dict[int, np.ndarray],
-        records: dict[int, Record],
-    ) -> None:
-        final, sequences = capture.rows(rows)
-        names = [block[i].request.id for i in batch]
-        check_finite(final, self.layers, names)
-        finals = to_numpy(final)
-        for n, i in enumerate(batch):
-            check_finite(sequences[n][:, None], self.sequence_layers, names[n : n + 1])
-            example, answer = block[i], int(np.argmax(scores[i]))
-            records[i] = Record(
-                id=example.request.id,
-                logprobs=scores[i],
-                choice_tokens=np.array([len(t) for t in example.continuations], dtype=np.int32),
-                prediction=answer,
-                prompt=example.request.prompt or example.texts[answer],
-                cut=example.cut,
-                cost=example.cost + len(example.read or ()),
-                token_ids=np.array(tokens[n], dtype=np.int32),
-                final_token=finals[:, n],
-                sequence=to_numpy(sequences[n]),
+    def _land(self, flight: Flight) -> Iterator[tuple[int, Record]]:
+        """Bring a batch to the host: the answers first, for they may say what is read."""
+        jobs = flight.jobs
+        with self._side.after(flight.mark):
+            log_probs = np.split(
+                self._side.to_host(flight.log_probs).double().numpy(),
+                np.cumsum([len(job.token) for job in jobs])[:-1],
             )
+            scores = [
+                np.bincount(job.choice, part, len(job.factor)) * job.factor
+                for job, part in zip(jobs, log_probs, strict=True)
+            ]
+            answers = [int(np.argmax(s)) for s in scores]
+            readings = [job.reading(answer) for job, answer in zip(jobs, answers, strict=True)]
+            reads = [job.readings[reading] for job, reading in zip(jobs, readings, strict=True)]
+            ends = _starts(len(job.readings) for job in jobs) + readings
+            nodes = np.concatenate([s + r for s, r in zip(_starts(map(len, jobs)), reads, strict=True)])
+            final = flight.capture.final_tokens(self._index(ends))
+            sequences = flight.capture.sequences(self._index(nodes))
+            names = [job.encoded.request.id for job in jobs]
+            check_finite(final, self.layers, [1] * len(jobs), names)
+            check_finite(sequences, self.sequence_layers, [len(r) for r in reads], names)
+            finals = to_numpy(self._side.to_host(final))
+            parts = np.split(
+                to_numpy(self._side.to_host(sequences)), np.cumsum([len(r) for r in reads])[:-1], axis=1
+            )
+        for n, (i, job) in enumerate(zip(flight.batch, jobs, strict=True)):
+            encoded = job.encoded
+            yield (
+                i,
+                Record(
+                    id=encoded.request.id,
+                    logprobs=scores[n],
+                    choice_tokens=np.array([len(t) for t in encoded.continuations], dtype=np.int32),
+                    prediction=answers[n],
+                    prompt=encoded.request.prompt or encoded.texts[answers[n]],
+                    cut=encoded.cut,
+                    cost=len(job),
+                    token_ids=job.tokens(reads[n]),
+                    final_token=finals[:, n],
+                    sequence=parts[n],
+                ),
+            )
+
+    def _index(self, values: Sequence[int] | npt.NDArray[np.int64]) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(self.model.device, non_blocking=True)
+
+
+def _starts(lengths: Iterable[int]) -> npt.NDArray[np.int64]:
+    """Where each of things of these lengths begins when they are laid end to end."""
+    return np.cumsum([0, *lengths])[:-1]

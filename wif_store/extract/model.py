@@ -18,6 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.utils import logging as transformers_logging
 
 from wif_store.errors import ModelError
+from wif_store.extract.decoder import Decoder, as_decoder
+from wif_store.extract.head import Head
 from wif_store.hub_errors import one_line
 
 EMBEDDED = "gemma3-270m"
@@ -41,18 +43,12 @@ class Model:
     """A loaded model in evaluation mode, with the parts that extraction needs."""
 
     causal_lm: Any
-    decoder: Any
+    decoder: Decoder
     blocks: nn.ModuleList
-    head: nn.Module
+    head: Head
     tokenizer: PreTrainedTokenizerBase
     d_model: int
     context_length: int
-    softcap: float | None
-
-    @property
-    def vocabulary(self) -> int:
-        """How many logits there are."""
-        return int(self.head.weight.shape[0])  # type: ignore[index]
 
     @property
     def device(self) -> torch.device:
@@ -63,11 +59,6 @@ class Model:
     def dtype(self) -> torch.dtype:
         """The type that the residual stream is computed in."""
         return next(self.causal_lm.parameters()).dtype  # type: ignore[no-any-return]
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Final-norm states ``[n, d_model]`` -> logits ``[n, vocabulary]`` in the model's dtype."""
-        logits = self.head(hidden)
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 def cache_folder() -> Path:
@@ -173,18 +164,17 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
         msg = f"cannot use device {device!r}: {_first_line(error)}"
         raise ModelError(msg) from None
     config = causal_lm.config.get_text_config(decoder=True)
-    model = Model(
+    head = Head(causal_lm.get_output_embeddings(), getattr(config, "final_logit_softcapping", None))
+    _check_head(causal_lm, head)
+    return Model(
         causal_lm=causal_lm,
-        decoder=causal_lm.get_decoder(),
+        decoder=as_decoder(causal_lm.get_decoder(), config),
         blocks=find_blocks(causal_lm, config.num_hidden_layers),
-        head=causal_lm.get_output_embeddings(),
+        head=head,
         tokenizer=tokenizer,
         d_model=config.hidden_size,
         context_length=getattr(config, "max_position_embeddings", None) or 2**31,
-        softcap=getattr(config, "final_logit_softcapping", None),
     )
-    _check_head(model)
-    return model
 
 
 def resolve_device(device: str) -> str:
@@ -225,20 +215,20 @@ def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
 
 
 @torch.inference_mode()
-def _check_head(model: Model) -> None:
+def _check_head(causal_lm: Any, head: Head) -> None:
     """Refuse a model whose logits are not head(final norm), so that no likelihood can be silently wrong."""
-    if model.head is None:
-        msg = f"{type(model.causal_lm).__name__} has no output embeddings; expected a causal LM"
+    name = type(causal_lm).__name__
+    if not isinstance(head.module, nn.Linear):
+        msg = f"the output embeddings of {name} are {type(head.module).__name__}; expected one linear map"
         raise ModelError(msg)
-    ids = torch.arange(1, 5, device=model.device)[None]
-    mask = torch.ones_like(ids)
-    hidden = model.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    ours = model.logits(hidden).float()
-    theirs = model.causal_lm(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    ids = torch.arange(1, 5, device=causal_lm.device)[None]
+    states = causal_lm.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    ours = head.logits(states).float()
+    theirs = causal_lm(input_ids=ids, use_cache=False).logits.float()
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=2e-2, atol=2e-2, equal_nan=True):
         msg = (
-            f"the logits of {type(model.causal_lm).__name__} are not its output embedding of the decoder's "
-            "last state (nor that with final_logit_softcapping); this model is not supported"
+            f"the logits of {name} are not its output embedding of the decoder's last state (nor that with "
+            "final_logit_softcapping); this model is not supported"
         )
         raise ModelError(msg)
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from wif_store.errors import DamageError, ModelError, SourceError
-from wif_store.extract.batching import BatchLimits, pad
+from wif_store.extract.batching import BatchLimits
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import EMBEDDED, load, locate
-from wif_store.extract.residuals import Capture, hooked, to_numpy
+from wif_store.extract.residuals import Capture, to_numpy
+from wif_store.extract.trees import grow, pad
 from wif_store.records import widen
 from wif_store.sources import BUILTIN, load_source
 from wif_store.tasks import get_task
@@ -144,15 +145,16 @@ def _load_recorded(record: Mapping[str, Any], given: str | None) -> Model:
 def _compute(store: ActivationStore, model: Model, example: Example) -> tuple[Float32, Float32]:
     """One example's final token ``[layers, d_model]``, sequence ``[sequence_layers, length, d_model]``."""
     ids = example.token_ids.tolist()
-    if not all(0 <= token < model.vocabulary for token in ids):
+    if not all(0 <= token < model.head.vocabulary for token in ids):
         msg = f"{store.name}: example {example.id} holds tokens that the model does not have"
         raise DamageError(msg)
-    padded = pad([ids], model.device, left=True)
-    capture = Capture(store.layers, store.sequence_layers, padded.mask)
-    with hooked(model, capture):
-        model.decoder(input_ids=padded.ids, attention_mask=padded.mask, use_cache=False)
-    final, sequences = capture.rows([0])
-    return widen(to_numpy(final[:, 0])), widen(to_numpy(sequences[0]))
+    rows = pad([grow([ids])], model.device)
+    capture = Capture(store.layers, store.sequence_layers, rows.nodes[-1:], rows.nodes)
+    with capture.reading(model.blocks):
+        model.decoder.states(rows)
+    final = capture.final_tokens(torch.zeros(1, dtype=torch.int64, device=model.device))
+    sequences = capture.sequences(torch.arange(len(ids), device=model.device))
+    return widen(to_numpy(final[:, 0].cpu())), widen(to_numpy(sequences.cpu()))
 
 
 def _relative(stored: Float32, computed: Float32) -> np.ndarray:

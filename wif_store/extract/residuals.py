@@ -1,8 +1,8 @@
-"""Reading the residual stream: forward hooks on the decoder blocks."""
+"""Reading the residual stream: forward hooks on the decoder blocks, and the way to the host."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,85 +11,118 @@ from wif_store.errors import ResidualError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
-    import numpy as np
     import numpy.typing as npt
 
-    from wif_store.extract.model import Model
+    from wif_store.records import Raw
 
 
 class Capture:
-    """The residuals of one forward pass, on the device, kept only where they are read.
+    """The residuals of one forward pass, on the device, kept only where they may be read.
 
     A hook sees the block's own output, ``resid_post``: the last entry of ``output_hidden_states`` is
     taken after the final norm and would be another thing.
     """
 
-    def __init__(self, layers: Sequence[int], sequence_layers: Sequence[int], mask: torch.Tensor) -> None:
-        real = mask.bool().flatten()
-        self.lengths = mask.sum(-1)
-        tokens = torch.arange(real.numel(), device=mask.device)
-        self._tokens = tokens[real]
-        # The last real token of every row, whichever side is padded.
-        self._final = torch.where(real.view_as(mask), tokens.view_as(mask), -1).amax(-1)
+    def __init__(
+        self, layers: Sequence[int], sequence_layers: Sequence[int], ends: torch.Tensor, tokens: torch.Tensor
+    ) -> None:
+        """Read ``layers`` at the flat places ``ends``, and ``sequence_layers`` at ``tokens``."""
         self._layers, self._sequence_layers = layers, sequence_layers
-        self._finals: dict[int, torch.Tensor] = {}
-        self._sequences: dict[int, torch.Tensor] = {}
+        self._ends, self._tokens = ends, tokens
+        self._read: dict[int, torch.Tensor] = {}
+        self._read_tokens: dict[int, torch.Tensor] = {}
 
-    def read(self, layer: int, hidden: torch.Tensor) -> None:
-        """Take what is wanted of one block's output, ``[rows, width, d_model]``."""
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        if layer in self._layers:
-            self._finals[layer] = flat.index_select(0, self._final)
-        if layer in self._sequence_layers:
-            self._sequences[layer] = flat.index_select(0, self._tokens)
+    @contextmanager
+    def reading(self, blocks: torch.nn.ModuleList) -> Iterator[None]:
+        """Run a forward pass inside."""
+        wanted = sorted({*self._layers, *self._sequence_layers})
+        handles = [blocks[i].register_forward_hook(self._hook(i)) for i in wanted]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    def rows(self, rows: Sequence[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Final tokens ``[layers, n, d_model]`` and sequences ``n * [sequence_layers, length, d_model]``."""
-        index = torch.tensor(rows, device=self._final.device)
-        final = torch.stack([self._finals[layer].index_select(0, index) for layer in self._layers])
-        lengths = self.lengths.tolist()
-        if not self._sequence_layers:
-            return final, [final.new_empty(0, lengths[row], final.shape[-1]) for row in rows]
-        stacked = torch.stack([self._sequences[layer] for layer in self._sequence_layers])
-        sequences = stacked.split(lengths, dim=1)  # type: ignore[no-untyped-call]
-        return final, [sequences[row] for row in rows]
-
-
-@contextmanager
-def hooked(model: Model, capture: Capture) -> Iterator[None]:
-    """Run forward passes inside with ``capture`` reading every block."""
-
-    def hook(layer: int) -> Any:
+    def _hook(self, layer: int) -> Any:
         def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            capture.read(layer, output[0] if isinstance(output, tuple) else output)
+            hidden = output[0] if isinstance(output, tuple) else output
+            flat = hidden.reshape(-1, hidden.shape[-1])
+            if layer in self._layers:
+                self._read[layer] = flat.index_select(0, self._ends)
+            if layer in self._sequence_layers:
+                self._read_tokens[layer] = flat.index_select(0, self._tokens)
 
         return read
 
-    handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(model.blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def final_tokens(self, index: torch.Tensor) -> torch.Tensor:
+        """``[layers, n, d_model]``: ``index`` counts among the ends."""
+        return torch.stack([self._read[layer].index_select(0, index) for layer in self._layers])
+
+    def sequences(self, index: torch.Tensor) -> torch.Tensor:
+        """``[sequence_layers, n, d_model]``: ``index`` counts among the tokens."""
+        if not self._sequence_layers:
+            return self._read[self._layers[0]].new_empty(0, len(index), 0)
+        return torch.stack(
+            [self._read_tokens[layer].index_select(0, index) for layer in self._sequence_layers]
+        )
 
 
-def to_numpy(values: torch.Tensor) -> npt.NDArray[np.generic]:
-    """Values on the host, bit for bit: bfloat16, which numpy has not, as its uint16 bits."""
-    host = values.detach().to("cpu").contiguous()
-    if host.dtype == torch.bfloat16:
-        return host.view(torch.uint16).numpy()
-    return host.numpy()
+class Side:
+    """Work beside the forward pass: on CUDA a stream of its own, elsewhere just what comes next.
+
+    What is taken off one batch runs here while the next one is on the main stream. Nothing that
+    is used here may be freed before ``to_host`` or ``wait`` has returned.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def mark(self) -> torch.cuda.Event | None:
+        """The point that the main stream will have reached once all it was given so far is done."""
+        if self._stream is None:
+            return None
+        mark: torch.cuda.Event = torch.cuda.current_stream(self._stream.device).record_event()
+        return mark
+
+    def after(self, mark: torch.cuda.Event | None) -> AbstractContextManager[Any]:
+        """Run what is inside beside the main stream, from ``mark`` on."""
+        if self._stream is None or mark is None:
+            return nullcontext()
+        self._stream.wait_event(mark)
+        return torch.cuda.stream(self._stream)
+
+    def to_host(self, values: torch.Tensor) -> torch.Tensor:
+        """A copy on the host, there when this returns."""
+        if self._stream is None:
+            return values.to("cpu")
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        self._stream.synchronize()
+        return host
 
 
-def check_finite(values: torch.Tensor, layers: Sequence[int], examples: Sequence[str]) -> None:
-    """Refuse NaN and infinity in ``[layers, examples, ...]``, naming the first layer and example."""
-    finite = torch.isfinite(values).flatten(2).all(-1) if values.dim() > 2 else torch.isfinite(values)
+def to_numpy(host: torch.Tensor) -> Raw:
+    """Values bit for bit: bfloat16, which numpy has not, as its uint16 bits."""
+    host = host.detach().contiguous()
+    return host.view(torch.uint16).numpy() if host.dtype == torch.bfloat16 else host.numpy()
+
+
+def check_finite(
+    values: torch.Tensor, layers: Sequence[int], counts: npt.ArrayLike, examples: Sequence[str]
+) -> None:
+    """Refuse NaN and infinity in ``[layers, rows, d_model]``, naming the first layer and its example.
+
+    ``counts`` says how many rows each example has, in turn.
+    """
+    finite = torch.isfinite(values).all(-1)
     if bool(finite.all()):
         return
-    layer, example = (int(i) for i in (~finite).nonzero()[0])
+    layer, row = (int(i) for i in (~finite).nonzero()[0])
+    owners = torch.repeat_interleave(torch.as_tensor(counts))
     msg = (
-        f"example {examples[example]}: the residual after block {layers[layer]} is not finite; "
+        f"example {examples[int(owners[row])]}: the residual after block {layers[layer]} is not finite; "
         "a float16 forward pass overflows on many models: use --dtype bfloat16"
     )
     raise ResidualError(msg)

@@ -19,24 +19,17 @@ if TYPE_CHECKING:
 class Encoded:
     """A request as tokens.
 
-    ``contexts`` and ``continuations`` hold token ids per choice; ``shared`` says that the contexts
-    are one and the same. ``read`` are the tokens of the prompt that is read on its own, if any;
+    ``contexts`` and ``continuations`` hold token ids per choice, ``texts`` what is read where that is one
+    of the scored sequences. ``read`` are the tokens of the prompt that is read on its own, if any;
     ``cut`` is how many tokens it lost to the protocol's limit.
     """
 
     request: Request
     contexts: tuple[list[int], ...]
     continuations: tuple[list[int], ...]
-    shared: bool
     texts: tuple[str, ...]
     read: list[int] | None = None
     cut: int = 0
-
-    @property
-    def cost(self) -> int:
-        """Tokens that scoring runs through the model."""
-        context = len(self.contexts[0]) if self.shared else sum(map(len, self.contexts))
-        return context + sum(map(len, self.continuations))
 
 
 class Encoder:
@@ -118,9 +111,8 @@ class Encoder:
                 "leave it out of the source or use a model with a longer context"
             )
             raise SourceError(msg)
-        shared = all(c == contexts[0] for c in contexts)
         texts = tuple(c for c, _ in pairs) if self.protocol.site == "context" else tuple(map("".join, pairs))
-        return Encoded(request, tuple(contexts), continuations, shared, texts, read, cut)
+        return Encoded(request, tuple(contexts), continuations, texts, read, cut)
 
     def _split(self, context: str, continuation: str) -> tuple[str, str]:
         if self.chat:

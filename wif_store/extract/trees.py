@@ -1,0 +1,113 @@
+"""One row per example: what its sequences share is run once, what differs follows as branches.
+
+The choices of an example begin alike, so their tokens form a tree: a stem, and a branch for each choice.
+The row holds stem and branches end to end; every token stands at its own depth and sees only its own
+path, so each sequence is computed as if it stood alone, in one pass and without a cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+STEM, PADDING = 0, -1
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Token sequences that begin alike, as one row.
+
+    ``branch`` says for every token of the row whether it is of the stem (0) or of the branch of
+    sequence c (c + 1), ``depth`` how many tokens stand before it in its sequence. ``paths[c]`` are the
+    places of sequence c's tokens in the row.
+    """
+
+    tokens: list[int]
+    branch: list[int]
+    depth: list[int]
+    paths: tuple[npt.NDArray[np.int64], ...]
+
+    def __len__(self) -> int:
+        """How many tokens are run."""
+        return len(self.tokens)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether one sequence holds every token: plain causal attention will do."""
+        return any(len(path) == len(self.tokens) for path in self.paths)
+
+
+def grow(sequences: Sequence[Sequence[int]]) -> Tree:
+    """The tree of sequences: their longest common beginning, then the rest of each."""
+    columns = zip(*sequences, strict=False)
+    stem = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    tokens = list(sequences[0][:stem])
+    branch, depth = [STEM] * stem, list(range(stem))
+    paths = []
+    for number, sequence in enumerate(sequences, 1):
+        rest = sequence[stem:]
+        paths.append(np.r_[0:stem, len(tokens) : len(tokens) + len(rest)])
+        tokens += rest
+        branch += [number] * len(rest)
+        depth += range(stem, len(sequence))
+    return Tree(tokens, branch, depth, tuple(paths))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Trees as one rectangle, padded on the right, on the model's device.
+
+    Attributes:
+        ids: int64 ``[rows, width]``; padding is token 0, which nothing sees.
+        branch: int64 ``[rows, width]``; -1 where there is padding.
+        depth: int64 ``[rows, width]``.
+        nodes: int64 ``[n]``, the flat places of all real tokens, row by row: a token's *node* is its
+            place among them.
+        first: The node of each row's first token.
+        chains: Whether no tree has branches.
+    """
+
+    ids: torch.Tensor
+    branch: torch.Tensor
+    depth: torch.Tensor
+    nodes: torch.Tensor
+    first: list[int]
+    chains: bool
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """What each token sees, as is added to attention scores: ``[rows, 1, width, width]``.
+
+        Itself and what stands before it on its path, at most ``window - 1`` tokens back.
+        """
+        branch, depth = self.branch, self.depth
+        back = depth[:, :, None] - depth[:, None, :]
+        seen = (branch[:, None, :] == STEM) | (branch[:, None, :] == branch[:, :, None])
+        seen &= back >= 0
+        if window is not None:
+            seen &= back < window
+        # The least number, not infinity: a softmax over nothing would be NaN.
+        unseen = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=branch.device)
+        return torch.where(seen, torch.zeros_like(unseen), unseen)[:, None]
+
+
+def pad(trees: Sequence[Tree], device: torch.device) -> Rows:
+    """Lay trees side by side."""
+    width = max(map(len, trees))
+    table = np.zeros((3, len(trees), width), np.int64)
+    table[1] = PADDING
+    for row, tree in enumerate(trees):
+        table[:, row, : len(tree)] = tree.tokens, tree.branch, tree.depth
+    nodes = torch.from_numpy(np.flatnonzero(table[1] != PADDING))
+    ids, branch, depth = torch.from_numpy(table).to(device, non_blocking=True)
+    first = np.cumsum([0, *map(len, trees)]).tolist()[:-1]
+    chains = all(tree.is_chain for tree in trees)
+    return Rows(ids, branch, depth, nodes.to(device, non_blocking=True), first, chains)
