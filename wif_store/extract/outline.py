@@ -10,8 +10,9 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from wif_store.errors import ModelError, one_line
 from wif_store.extract.engine import parse_layers
+from wif_store.extract.jobs import plan
 from wif_store.extract.model import load_tokenizer, locate
-from wif_store.extract.tokenize import Encoded, Encoder
+from wif_store.extract.tokenize import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,11 +35,15 @@ class Outline:
     ) -> list[tuple[int, float]]:
         """Of each request the tokens that are run, and those that are read.
 
+        Sequences are taken to share what they begin with, and to be read as often as each other where
+        the model's answer says which is read.
+
         Raises:
             SourceError: If a request cannot be encoded.
         """
         encode = Encoder(self.tokenizer, protocol, self.context_length, chat=chat)
-        return [(e.cost + len(e.read or ()), _read(e, protocol)) for e in encode(requests)]
+        jobs = [plan(encoded, protocol, trees=True) for encoded in encode(requests)]
+        return [(len(job), fmean(map(len, job.readings))) for job in jobs]
 
 
 def outline(
@@ -72,13 +77,3 @@ def outline(
         parse_layers(layers, count),
         parse_layers(sequence_layers, count),
     )
-
-
-def _read(encoded: Encoded, protocol: Protocol) -> float:
-    """Tokens of the sequence that is read."""
-    if encoded.read is not None:
-        return len(encoded.read)
-    if protocol.site == "context":
-        return len(encoded.contexts[0])
-    # Which choice will be preferred is not known yet: their mean.
-    return fmean(map(len, encoded.contexts)) + fmean(map(len, encoded.continuations))
