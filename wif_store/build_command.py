@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +14,8 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 from wif_store.build import Progress, Report, Settings, build
-from wif_store.errors import BuildError, SelectionError, WifError
+from wif_store.crew import LocalCrew
+from wif_store.errors import BuildError, ModelError, SelectionError, WifError
 from wif_store.info import describe_selection
 from wif_store.sweep import Templates, estimate, plan_jobs, table
 from wif_store.tasks import TASKS, get_task
@@ -21,9 +23,11 @@ from wif_store.tasks import TASKS, get_task
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from wif_store.crew import Crew
     from wif_store.records import Engine
     from wif_store.selection import Tally
     from wif_store.sweep import Job
+    from wif_store.tasks.base import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class BuildOptions:
     trust_remote_code: bool
     out: str | None
     dry_run: bool
+    engine: str
+    ray_address: str | None
+    workers: int | None
+    gpus_per_worker: float | None
 
 
 def run_builds(options: BuildOptions) -> None:
@@ -56,6 +64,7 @@ def run_builds(options: BuildOptions) -> None:
         WifError: What ends the only build there is, or what was wrong with some of several, when the
             others are done. Output that cannot be written ends all of them.
     """
+    check_engine(options)
     console = Console(stderr=True)
     tasks = list(TASKS.values()) if options.task == "all" else [get_task(options.task)]
     settings = [
@@ -75,11 +84,8 @@ def run_builds(options: BuildOptions) -> None:
         show_estimates(console, jobs, options)
     if options.dry_run:
         return
-    if len(jobs) == 1:
-        run_build(console, jobs[0], open_engine(console, jobs[0], options))
-        return
     by_model = [list(group) for _, group in groupby(jobs, lambda j: j.model)]
-    failed = [job for group in by_model for job in _failures(console, group, options)]
+    failed = [job for group in by_model for job in _build_all(console, group, options, alone=len(jobs) == 1)]
     if failed:
         msg = (
             f"{len(failed)} of {len(jobs)} builds failed: {', '.join(j.name for j in failed)}; "
@@ -88,33 +94,58 @@ def run_builds(options: BuildOptions) -> None:
         raise BuildError(msg)
 
 
-def _failures(console: Console, jobs: Sequence[Job], options: BuildOptions) -> Iterator[Job]:
-    """Build the jobs of one model; yields those that could not be built."""
-    from wif_store.extract.engine import under
+def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, alone: bool) -> list[Job]:
+    """Build the jobs of one model; returns those that could not be built, unless there is but one."""
+    failed: list[Job] = []
+    with _hands(jobs[0].model, options) as hands:
+        for number, job in enumerate(jobs):
+            try:
+                run_build(console, job, hands)
+            except WifError as error:
+                if alone or isinstance(error, BuildError):
+                    raise
+                console.print(f"{job.name} failed: {error}", soft_wrap=True, highlight=False, markup=False)
+                failed.append(job)
+                if isinstance(error, ModelError):
+                    return failed + list(jobs[number + 1 :])
+    return failed
 
-    def say(name: str, error: WifError) -> None:
-        console.print(f"{name} failed: {error}", soft_wrap=True, highlight=False, markup=False)
 
-    try:
-        engine = open_engine(console, jobs[0], options)
-    except WifError as error:
-        say(jobs[0].model, error)
-        yield from jobs
+Hands = Callable[["Protocol"], "tuple[Engine, Crew]"]
+"""Gives a model under a protocol, and who does the work with it."""
+
+
+@contextmanager
+def _hands(model: str, options: BuildOptions) -> Iterator[Hands]:
+    from wif_store.extract.batching import BatchLimits
+    from wif_store.extract.engine import Opener
+
+    opener = Opener(
+        model,
+        layers=options.layers,
+        sequence_layers=options.sequence_layers,
+        device=options.device,
+        dtype=options.dtype,
+        limits=BatchLimits(options.batch_tokens, options.batch_size),
+        chat=options.chat,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if options.engine == "local":
+        yield lambda protocol: (engine := opener(protocol), LocalCrew(engine.extract))
         return
-    for job in jobs:
-        try:
-            run_build(console, job, under(engine, job.settings.protocol))
-        except BuildError:
-            raise
-        except WifError as error:
-            say(job.name, error)
-            yield job
+    from wif_store.crew_ray import RayCrew, ray_workers
+
+    gpus = 0 if options.device == "cpu" and options.gpus_per_worker is None else options.gpus_per_worker
+    with ray_workers(opener, address=options.ray_address, workers=options.workers, gpus=gpus) as workers:
+        yield lambda protocol: ((crew := RayCrew(workers, protocol)).engine, crew)
 
 
-def run_build(console: Console, job: Job, engine: Engine) -> Report:
+def run_build(console: Console, job: Job, hands: Hands) -> Report:
     """Build one store and print what came of it."""
+    with console.status(f"loading {job.model}"):
+        engine, crew = hands(job.settings.protocol)
     with _bars(console, job.name) as progress:
-        report = build(job.settings, job.source, engine, job.out, progress)
+        report = build(job.settings, job.source, engine, job.out, progress, crew)
     if report.already_built:
         console.print(f"{job.out} is already built with these settings")
     else:
@@ -139,23 +170,15 @@ def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions)
     console.print(table(estimates, options.dtype))
 
 
-def open_engine(console: Console, job: Job, options: BuildOptions) -> Engine:
-    """Load the model of a job."""
-    from wif_store.extract.batching import BatchLimits
-    from wif_store.extract.engine import open_engine
-
-    with console.status(f"loading {job.model}"):
-        return open_engine(
-            job.model,
-            job.settings.protocol,
-            layers=options.layers,
-            sequence_layers=options.sequence_layers,
-            device=options.device,
-            dtype=options.dtype,
-            limits=BatchLimits(options.batch_tokens, options.batch_size),
-            chat=options.chat,
-            trust_remote_code=options.trust_remote_code,
-        )
+def check_engine(options: BuildOptions) -> None:
+    """Refuse an engine that there is not, and options of the other one."""
+    if options.engine not in ("local", "ray"):
+        msg = f"--engine is {options.engine!r}; expected local or ray"
+        raise BuildError(msg)
+    given = (options.ray_address, options.workers, options.gpus_per_worker)
+    if options.engine == "local" and given != (None, None, None):
+        msg = "--ray-address, --workers and --gpus-per-worker are for --engine ray: add it, or leave them out"
+        raise BuildError(msg)
 
 
 def parse_per_class(text: str) -> int | None:

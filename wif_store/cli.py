@@ -79,6 +79,28 @@ def build(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate tokens and bytes of each store, and stop.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: work for many processes or machines.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A running cluster: auto or HOST:PORT. Default: Ray starts here, for this build.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Ray workers. Default: one on each GPU, or one where there is none.",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="Default: 1 where the cluster has GPUs, else 0.", show_default=False),
+    ] = None,
 ) -> None:
     """Run a model over a task and write its store; run the same command again to resume."""
     from wif_store.build_command import BuildOptions, run_builds
@@ -102,6 +124,10 @@ def build(
             trust_remote_code=trust_remote_code,
             out=out,
             dry_run=dry_run,
+            engine=engine,
+            ray_address=ray_address,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
         )
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from wif_store.errors import ModelError
 from wif_store.extract.batching import BatchLimits
@@ -84,9 +84,29 @@ def open_engine(
     )
 
 
-def under(engine: Engine, protocol: Protocol) -> Engine:
-    """The same loaded model, ready to extract under another protocol."""
-    return replace(engine, extract=replace(cast("Extractor", engine.extract), protocol=protocol))
+class Opener:
+    """Opens a model when it is first asked for, and lends it to one protocol after another.
+
+    A copy made by pickling opens the model for itself.
+    """
+
+    def __init__(self, model: str, **options: Any) -> None:
+        """Take the arguments of ``open_engine``, the protocol apart."""
+        self._model, self._options = model, options
+        self._engine: Engine | None = None
+
+    def __call__(self, protocol: Protocol) -> Engine:
+        """The model, ready to extract under ``protocol``.
+
+        Raises:
+            ModelError: As ``open_engine``.
+        """
+        if self._engine is None:
+            self._engine = open_engine(self._model, protocol, **self._options)
+        extractor = cast("Extractor", self._engine.extract)
+        if extractor.protocol != protocol:
+            self._engine = replace(self._engine, extract=replace(extractor, protocol=protocol))
+        return self._engine
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...]:

@@ -187,8 +187,13 @@ def resolve_device(device: str) -> str:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device as it is recorded: its kind, and the GPU's name where there is one."""
-    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+    """The device as it is recorded: the name of a GPU, the threads of a CPU; both change the last bits."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' * (threads > 1)}"
+    return device.type
 
 
 def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
