@@ -14,7 +14,6 @@ import sys
 
 import numpy as np
 
-from wif_store.extract.batching import BatchLimits
 from wif_store.extract.engine import open_engine
 from wif_store.selection import visit_order
 from wif_store.sources import load_source
@@ -53,7 +52,8 @@ def main() -> None:
                 layers="0",
                 sequence_layers="none",
                 dtype=dtype,
-                limits=BatchLimits(examples=size),
+                batch_tokens=4096,
+                batch_size=size,
             )
             logprobs = np.array([r.logprobs for r in engine.extract(requests)])
             alone = logprobs if alone is None else alone

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
+BATCH = BatchLimits(16_384)
+"""What a GPU of 80 GB gets."""
 A_BUILD = 4
 """Workers of one build where several are run at once."""
 TASKS_OF_A_SWEEP = 50
@@ -80,7 +82,7 @@ def block_costs(lengths: Sequence[tuple[int, float]], size: int = BLOCK) -> list
     for start in range(0, len(lengths), size):
         run = [tokens for tokens, _ in lengths[start : start + size]]
         # The longest of a batch comes first.
-        costs.append(sum(len(b) * run[b[0]] for b in plan_batches(run, BatchLimits())))
+        costs.append(sum(len(b) * run[b[0]] for b in plan_batches(run, BATCH)))
     return costs
 
 

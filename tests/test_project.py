@@ -107,7 +107,7 @@ def test_a_lock_holds_exact_hashed_pins_and_nothing_else(name: str) -> None:
 
 
 def installed_with(*extras: str) -> set[str]:
-    """Return the names of all that an install with these extras brings, by what is declared here and there."""
+    """Return the names of all that an install with these extras brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     queue = [Requirement(text) for text in project["dependencies"]]
     queue += [Requirement(text) for extra in extras for text in project["optional-dependencies"][extra]]

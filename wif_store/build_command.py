@@ -45,7 +45,7 @@ class BuildOptions:
     seed: int
     device: str
     dtype: str
-    batch_tokens: int
+    batch_tokens: int | None
     batch_size: int
     chat: bool
     trust_remote_code: bool
@@ -117,7 +117,6 @@ Hands = Callable[["Protocol"], "tuple[Engine, Crew]"]
 
 @contextmanager
 def _hands(model: str, options: BuildOptions) -> Iterator[Hands]:
-    from wif_store.extract.batching import BatchLimits
     from wif_store.extract.engine import Opener
 
     opener = Opener(
@@ -126,7 +125,8 @@ def _hands(model: str, options: BuildOptions) -> Iterator[Hands]:
         sequence_layers=options.sequence_layers,
         device=options.device,
         dtype=options.dtype,
-        limits=BatchLimits(options.batch_tokens, options.batch_size),
+        batch_tokens=options.batch_tokens,
+        batch_size=options.batch_size,
         chat=options.chat,
         trust_remote_code=options.trust_remote_code,
     )

@@ -29,16 +29,17 @@ def build(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="gemma3-270m (embedded), a Hub id[@revision], a folder or a .gguf file; repeat for more. "
-            "Default: google/gemma-2-2b",
+            help="gemma3-270m (embedded), a Hub id or id@revision, a folder or a .gguf file; repeat for "
+            "more. Default: google/gemma-2-2b",
             show_default=False,
         ),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(
-            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk folder[:split], or a Hub id"
-            "[@revision][:[config/]split]; {task} stands for the task. Default: the task's own Hub dataset.",
+            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset on "
+            "the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the task's "
+            "own dataset on the Hub.",
             show_default=False,
         ),
     ] = None,
@@ -60,7 +61,12 @@ def build(
     dtype: Annotated[
         str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.")
     ] = "bfloat16",
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one forward pass.")] = 4096,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of one forward pass. Default: what suits the device.", show_default=False
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of one forward pass, at most.")] = 256,
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")
@@ -201,7 +207,7 @@ def audit(store: Store) -> None:
 def push(
     stores: Annotated[
         list[Path] | None,
-        typer.Argument(help="Stores; default: every finished one of Gemma-2 2B.", metavar="[STORE...]"),
+        typer.Argument(help="Stores; default: every finished one of Gemma-2 2B.", metavar="STORE"),
     ] = None,
     repo: Annotated[str, typer.Option(help="The dataset: OWNER/NAME.")] = "whyitfailed/gemma2-acts",
     private: Annotated[bool, typer.Option("--private", help="If it is made now, let few see it.")] = False,

@@ -107,15 +107,21 @@ class RayCrew:
         # A worker gets its second job when every other has its first.
         free = deque([*self._workers] * each)
         running: dict[Any, Any] = {}
-        while True:
-            while free and (job := next(jobs, None)) is not None:
-                worker = free.popleft()
-                running[start(worker, job)] = worker
-            if not running:
-                return
-            (done, *_), _ = ray.wait([*running])
-            free.append(running.pop(done))
-            yield _result(done)
+        try:
+            while True:
+                while free and (job := next(jobs, None)) is not None:
+                    worker = free.popleft()
+                    running[start(worker, job)] = worker
+                if not running:
+                    return
+                (done, *_), _ = ray.wait([*running])
+                free.append(running.pop(done))
+                yield _result(done)
+        except GeneratorExit:
+            # What is not needed any more must not be written into a journal that is gone by then.
+            if running:
+                ray.wait([*running], num_returns=len(running))
+            raise
 
 
 @contextmanager

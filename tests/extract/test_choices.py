@@ -36,13 +36,13 @@ def plain(model, tokenizer, context, continuation):
     return sum(float(logprobs[i - 1, whole[i]]) for i in range(begin, len(whole)))
 
 
-@pytest.mark.parametrize("limits", [BatchLimits(), BatchLimits(tokens=1), BatchLimits(examples=2)])
+@pytest.mark.parametrize("limits", [{}, {"batch_tokens": 1}, {"batch_size": 2}])
 @pytest.mark.parametrize("site", ["context", "preferred"])
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_equal_to_one_pass_per_choice(architecture, site, limits, tiny_models):
     folder = tiny_models(architecture)
     protocol = Protocol("aligned", context="{x}", continuation=" {choice}", site=site)
-    engine = open_engine(str(folder), protocol, dtype="float32", device="cpu", limits=limits)
+    engine = open_engine(str(folder), protocol, dtype="float32", device="cpu", **limits)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = engine.extract.model.tokenizer
     requests = [Request(str(i), tuple((c, t) for t in texts), None) for i, (c, texts) in enumerate(CASES)]

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support import tiny
-from wif_store.extract.batching import BatchLimits
 from wif_store.extract.engine import open_engine
 from wif_store.records import widen
 from wif_store.sources import load_source
@@ -59,8 +58,7 @@ def test_every_layer_equals_the_hooked_model(architecture, protocol, tiny_models
 def test_bit_for_bit_where_the_batch_is_the_same(architecture, tiny_models, rows_file):
     folder = tiny_models(architecture)
     protocol = TASK.protocol("mcq")
-    limits = BatchLimits(tokens=1)
-    engine = open_engine(str(folder), protocol, sequence_layers="all", device="cpu", limits=limits)
+    engine = open_engine(str(folder), protocol, sequence_layers="all", device="cpu", batch_tokens=1)
     records = engine.extract(requests(rows_file, protocol, 6))
     expected = reference(folder, torch.bfloat16, [r.token_ids for r in records])
     for record, want in zip(records, expected, strict=True):
@@ -72,14 +70,14 @@ def test_bit_for_bit_where_the_batch_is_the_same(architecture, tiny_models, rows
 def test_batch_composition_changes_nothing_in_float32(architecture, tiny_models, rows_file):
     protocol = TASK.protocol("aligned")
     made = []
-    for limits in (BatchLimits(tokens=1), BatchLimits(examples=7), BatchLimits(tokens=100_000)):
+    for limits in ({"batch_tokens": 1}, {"batch_size": 7}, {"batch_tokens": 100_000}):
         engine = open_engine(
             str(tiny_models(architecture)),
             protocol,
             sequence_layers="1",
             dtype="float32",
             device="cpu",
-            limits=limits,
+            **limits,
         )
         made.append(engine.extract(requests(rows_file, protocol)))
     for others in made[1:]:
@@ -92,7 +90,7 @@ def test_batch_composition_changes_nothing_in_float32(architecture, tiny_models,
 def test_last_layer_is_before_the_final_norm(tiny_models, rows_file):
     folder = tiny_models("gemma2")
     protocol = TASK.protocol("mcq")
-    engine = open_engine(str(folder), protocol, dtype="float32", device="cpu", limits=BatchLimits(tokens=1))
+    engine = open_engine(str(folder), protocol, dtype="float32", device="cpu", batch_tokens=1)
     record = engine.extract(requests(rows_file, protocol, 1))[0]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():

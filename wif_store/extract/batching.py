@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,10 +20,22 @@ class BatchLimits:
     same limits over the same examples give the same batches, on any number of workers.
     """
 
-    tokens: int = 4096
+    tokens: int
     """Padded tokens of one batch."""
     examples: int = 256
     """Rows of one batch."""
+
+
+def tokens_for(device: torch.device) -> int:
+    """How many tokens suit a device: by its kind and the size of its memory, not by what is free.
+
+    A CPU is fastest where a batch stays in its cache (measured: docs/performance.md). A GPU of 80 GB
+    gets 16,384, one of 24 GB 4,096, so that a batch's activations are a small part of its memory.
+    """
+    if device.type != "cuda":
+        return 512 if device.type == "cpu" else 4096
+    gigabytes = torch.cuda.get_device_properties(device).total_memory / 1e9
+    return int(2 ** max(9, int(math.log2(gigabytes * 205))))
 
 
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:

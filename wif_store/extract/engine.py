@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from wif_store.errors import ModelError
-from wif_store.extract.batching import BatchLimits
+from wif_store.extract.batching import BatchLimits, tokens_for
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, locate
 from wif_store.records import Engine
@@ -29,7 +29,8 @@ def open_engine(
     sequence_layers: str = "auto",
     device: str = "auto",
     dtype: str = "bfloat16",
-    limits: BatchLimits | None = None,
+    batch_tokens: int | None = None,
+    batch_size: int = 256,
     block: int = BLOCK,
     chat: bool = False,
     trust_remote_code: bool = False,
@@ -43,7 +44,8 @@ def open_engine(
         sequence_layers: Blocks read at every token: likewise, or ``none``.
         device: ``auto`` or a torch device.
         dtype: The type of the forward pass.
-        limits: How large one forward pass may be.
+        batch_tokens: Tokens of one forward pass, padding included; None for what suits the device.
+        batch_size: Examples of one forward pass, at most.
         block: Examples scored and journalled together.
         chat: Wrap contexts in the tokenizer's chat template.
         trust_remote_code: Let the repository's own Python code run.
@@ -51,9 +53,9 @@ def open_engine(
     Raises:
         ModelError: If the model cannot be had or read, or has not these layers.
     """
-    limits = limits or BatchLimits()
     located = locate(model)
     loaded = load(located, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    limits = BatchLimits(batch_tokens or tokens_for(loaded.device), batch_size)
     count = len(loaded.blocks)
     final, sequence = parse_layers(layers, count), parse_layers(sequence_layers, count)
     if not final:

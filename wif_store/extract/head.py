@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-PIECE_BYTES: Final = 256 * 2**20
-"""How many bytes of float32 logits are held at once."""
+PIECE_BYTES: Final = 512 * 2**20
+"""How many bytes of float32 logits, and of the same normalised, are held at once."""
 
 SHARPENED: Final = 32
 """How many of the largest logits of a state are computed again in float32."""
+
+BLOCK: Final = 128
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class Head:
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Final-norm states ``[n, d_model]`` -> logits ``[n, vocabulary]``, in the model's dtype."""
-        return self._capped(self.module(states))
+        return self._cap(self.module(states))
 
     def log_probs(
         self, states: torch.Tensor, place: npt.NDArray[np.int64], token: npt.NDArray[np.int64]
@@ -47,33 +49,41 @@ class Head:
 
         Args:
             states: Final-norm states ``[n, d_model]``.
-            place: int64 ``[m]``, rising.
+            place: int64 ``[m]``.
             token: int64 ``[m]``.
 
         Returns:
             float32 ``[m]``, on the device of the states.
         """
-        step = max(1, PIECE_BYTES // (4 * self.vocabulary))
-        logits, sums = [], []
-        for piece in states.split(step):
-            sums.append(self._log_sum(piece))
-        at = torch.from_numpy(place).to(states.device)
-        wanted = torch.from_numpy(token).to(states.device)
-        for piece_at, piece_wanted in zip(at.split(4096), wanted.split(4096), strict=True):
-            logits.append(self._exact(states[piece_at], piece_wanted[:, None])[:, 0])
-        return self._capped(torch.cat(logits)) - torch.cat(sums)[at]
+        step = max(1, PIECE_BYTES // (8 * self.vocabulary))
+        sums = torch.cat([self._log_sum(piece) for piece in states.split(step)])
+        at, wanted = (
+            torch.from_numpy(index).to(states.device, non_blocking=True) for index in (place, token)
+        )
+        logits = self._exact(states[at], wanted[:, None])[:, 0]
+        return self._cap(logits) - sums[at]
 
     def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
-        """Log of the sum over the vocabulary, float32 ``[n]``."""
+        """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
         logits = self.module(states)
-        if logits.dtype == torch.float32:
-            return self._capped(logits).logsumexp(-1)
-        top = logits.topk(min(SHARPENED, self.vocabulary), dim=-1, sorted=False).indices
-        exact = self._exact(states, top)
-        # On a CPU row by row, so that a row in float32 stays in its cache.
-        rows = 1 if logits.device.type == "cpu" else len(logits)
-        pieces = zip(logits.split(rows), top.split(rows), exact.split(rows), strict=True)
-        return torch.cat([self._capped(a.float().scatter_(1, i, b)).logsumexp(-1) for a, i, b in pieces])
+        sharpen = logits.dtype != torch.float32
+        if sharpen:
+            top = largest(logits, min(SHARPENED, self.vocabulary))
+            exact = self._exact(states, top)
+        # On a CPU a row for each thread at a time: in the cache, and in memory that is used again.
+        rows = torch.get_num_threads() if logits.device.type == "cpu" else max(1, len(logits))
+        values = torch.empty(rows, self.vocabulary, device=logits.device)
+        normal = torch.empty_like(values)
+        sums = values.new_empty(len(logits))
+        for start in range(0, len(logits), rows):
+            piece = slice(start, min(start + rows, len(logits)))
+            here, there = values[: piece.stop - start], normal[: piece.stop - start]
+            here.copy_(logits[piece])
+            if sharpen:
+                here.scatter_(1, top[piece], exact[piece])
+            torch.log_softmax(self._cap(here), -1, out=there)
+            sums[piece] = here[:, 0] - there[:, 0]
+        return sums
 
     def _exact(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Uncapped logits of ``tokens`` ``[n, k]`` at ``states`` ``[n, d_model]``, float32 ``[n, k]``."""
@@ -82,5 +92,20 @@ class Head:
         bias = self.module.bias
         return logits if bias is None else logits + bias[tokens].float()
 
-    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+    def _cap(self, logits: torch.Tensor) -> torch.Tensor:
+        """In place."""
+        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """Where the ``k`` largest of each row of ``[n, size]`` are, in no order: int64 ``[n, k]``.
+
+    ``topk`` over a whole vocabulary is slow. The k largest lie in the k blocks with the largest maxima.
+    """
+    n, size = values.shape
+    if size % BLOCK or size // BLOCK < k:
+        return values.topk(k, sorted=False).indices
+    blocks = values.view(n, -1, BLOCK)
+    best = blocks.amax(-1).topk(k, sorted=False).indices
+    among = blocks.gather(1, best[:, :, None].expand(-1, -1, BLOCK)).flatten(1).topk(k, sorted=False).indices
+    return best.gather(1, among // BLOCK) * BLOCK + among % BLOCK

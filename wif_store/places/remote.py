@@ -139,8 +139,8 @@ class RemotePlace:
             yield
         except Exception as error:
             # Those of the Hub's client are told where the Hub is spoken to.
-            told = self.url.startswith("hf://") or isinstance(error, FileNotFoundError)
-            if told or (isinstance(error, OSError) and error.errno):
+            if self.url.startswith("hf://"):
                 raise
             path = f"{self.url}/{name}" if name else self.url
-            raise OSError(errno.EIO, one_line(error), path) from error
+            code = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EIO
+            raise OSError(getattr(error, "errno", None) or code, one_line(error), path) from error

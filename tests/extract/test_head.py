@@ -1,0 +1,60 @@
+"""Log-probabilities are those of float32, whatever the model computes in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wif_store.extract import head as module
+from wif_store.extract.head import Head, largest
+
+
+def made(dtype, vocabulary, *, bias=False, d_model=64, softcap=None):
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(d_model, vocabulary, bias=bias)
+    for parameter in linear.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+    states = torch.randn(50, d_model, generator=generator) * 3
+    return Head(linear.to(dtype), softcap), states.to(dtype)
+
+
+def exact(head, states, place, token):
+    logits = states.double() @ head.module.weight.double().T
+    if head.module.bias is not None:
+        logits += head.module.bias.double()
+    if head.softcap:
+        logits = torch.tanh(logits / head.softcap) * head.softcap
+    return logits.log_softmax(-1)[torch.from_numpy(place), torch.from_numpy(token)].numpy()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("vocabulary", [517, 128 * 64])
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [(torch.float32, 5e-5), (torch.float16, 1e-3), (torch.bfloat16, 5e-3)]
+)
+def test_as_in_double_precision(dtype, allowed, vocabulary, bias, softcap, monkeypatch):
+    monkeypatch.setattr(module, "PIECE_BYTES", 7 * 8 * vocabulary)
+    head, states = made(dtype, vocabulary, bias=bias, softcap=softcap)
+    rng = np.random.default_rng(0)
+    place, token = rng.integers(0, 50, 200), rng.integers(0, vocabulary, 200)
+    want = exact(head, states, place, token)
+    found = head.log_probs(states, place, token).numpy()
+    assert np.abs(found - want).max() < allowed
+    if dtype == torch.bfloat16:
+        plain = head.logits(states).float().log_softmax(-1).numpy()[place, token]
+        assert np.abs(plain - want).max() > 5 * allowed, "the model's own logits would have done"
+
+
+@pytest.mark.parametrize("size", [100, 128 * 40, 128 * 31])
+def test_the_largest(size):
+    values = torch.randn(9, size, generator=torch.Generator().manual_seed(0)).bfloat16()
+    places = largest(values, 32)
+    assert places.shape == (9, 32)
+    assert all(len(set(row)) == 32 for row in places.tolist())
+    assert torch.equal(
+        values.gather(1, places).sort(-1).values, values.topk(32, dim=-1).values.sort(-1).values
+    )
