@@ -19,7 +19,9 @@ TASK = get_task("winogrande")
 @pytest.fixture
 def engine(tiny_models):
     protocol = TASK.protocol("aligned")
-    return open_engine(str(tiny_models("gemma2")), protocol, sequence_layers="1,3", batch_size=3, device="cpu")
+    return open_engine(
+        str(tiny_models("gemma2")), protocol, sequence_layers="1,3", batch_size=3, device="cpu"
+    )
 
 
 @pytest.fixture
