@@ -9,12 +9,14 @@ extracts them to the journal, and from there to the shards, and never through wh
 from __future__ import annotations
 
 import os
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from wif_store.records import Stream
 from wif_store.shards import Shard, ShardJob, write_shard
 
 if TYPE_CHECKING:
@@ -92,19 +94,36 @@ class LocalCrew:
 
     def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
         """Extract in this thread, journal in another; at most one block waits for it."""
-        # Whatever ends the scan, leaving the pool waits for the block that is being journalled.
         with ThreadPoolExecutor(1, thread_name_prefix="journal") as pool:
             pending: Future[None] | None = None
-            for job in jobs:
-                records = self._extract(job.requests)
+            try:
+                for job, records in self._extracted(jobs):
+                    if pending is not None:
+                        pending.result()
+                    pending = pool.submit(job.journal, records, journal)
+                    outcome = Outcome.of(job, records)
+                    del records  # once they are journalled nothing is to hold them
+                    yield outcome
+            finally:
+                # Whatever ends the scan, what was yielded is durable, or an error.
                 if pending is not None:
                     pending.result()
-                pending = pool.submit(job.journal, records, journal)
-                outcome = Outcome.of(job, records)
-                del records  # once they are journalled nothing is to hold them
-                yield outcome
-            if pending is not None:
-                pending.result()
+
+    def _extracted(self, jobs: Iterator[BlockJob]) -> Iterator[tuple[BlockJob, list[Record]]]:
+        """Each job with its records; the next ones may be under way."""
+        if not isinstance(self._extract, Stream):
+            yield from ((job, self._extract(job.requests)) for job in jobs)
+            return
+        taken: deque[BlockJob] = deque()
+
+        def requests() -> Iterator[Sequence[Request]]:
+            for job in jobs:
+                taken.append(job)
+                yield job.requests
+
+        for records in self._extract.stream(requests()):
+            yield taken.popleft(), records
+            del records
 
     def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
         """Write one shard after the other."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from wif_store.schema import Float32, Int32
     from wif_store.tasks.base import Request
@@ -52,6 +52,15 @@ class Extract(Protocol):
 
     def __call__(self, requests: Sequence[Request]) -> list[Record]:
         """Score and read one block of requests."""
+        ...
+
+
+@runtime_checkable
+class Stream(Extract, Protocol):
+    """One that does better when it knows what comes next."""
+
+    def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
+        """Score and read block after block; may take up some before it has given back those before."""
         ...
 
 

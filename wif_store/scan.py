@@ -69,6 +69,8 @@ class Scan:
                 self._arrived[outcome.number] = outcome.prediction
                 self.tokens += outcome.cost
                 self._count()
+                if self.tally.full:
+                    break  # what the crew has begun beyond is not needed
 
     def kept(self, positions: Sequence[int]) -> list[Kept]:
         """The examples at these positions of the visit order, split as the settings say."""

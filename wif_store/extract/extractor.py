@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from wif_store.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     import numpy.typing as npt
 
@@ -29,11 +32,13 @@ if TYPE_CHECKING:
 class Flight:
     """A batch that is on the device.
 
-    ``log_probs`` are those of all scored tokens, float32; ``mark`` is where the main stream has them.
+    ``places`` are those of its jobs among ``records``, the block's. ``log_probs`` are those of all scored
+    tokens, float32; ``mark`` is where the main stream has computed everything.
     """
 
-    batch: list[int]
     jobs: list[Job]
+    places: list[int]
+    records: list[Record | None]
     log_probs: torch.Tensor
     capture: Capture
     mark: torch.cuda.Event | None
@@ -75,24 +80,38 @@ class Extractor:
             SourceError: If a request cannot be encoded.
             ResidualError: If a residual is NaN or infinite.
         """
-        return self.run(self.encoder(requests))
+        [records] = self.stream([requests])
+        return records
+
+    def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
+        """Run block after block: the next one is encoded, and on CUDA begun, before one is given back.
+
+        Raises:
+            SourceError: If a request cannot be encoded.
+            ResidualError: If a residual is NaN or infinite.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
+            yield from self._run(_ahead(pool, self.encoder, blocks))
 
     @torch.inference_mode()
-    def run(self, block: Sequence[Encoded]) -> list[Record]:
-        """Run one encoded block: while a batch is on the device, the one before it is taken off."""
-        jobs = [plan(encoded, self.protocol, trees=self.model.decoder.trees) for encoded in block]
-        records: dict[int, Record] = {}
-        flight = None
-        for batch in plan_batches([len(job) for job in jobs], self.limits):
-            following = self._launch(batch, [jobs[i] for i in batch])
-            if flight:
-                records.update(self._land(flight))
-            flight = following
-        if flight:
-            records.update(self._land(flight))
-        return [records[i] for i in range(len(block))]
+    def _run(self, blocks: Iterator[list[Encoded]]) -> Iterator[list[Record]]:
+        """While one batch is on the device, the one before it is taken off."""
+        begun: deque[list[Record | None]] = deque()
+        flying: deque[Flight] = deque()
+        for block in blocks:
+            jobs = [plan(encoded, self.protocol, trees=self.model.decoder.trees) for encoded in block]
+            records: list[Record | None] = [None] * len(jobs)
+            begun.append(records)
+            for batch in plan_batches([len(job) for job in jobs], self.limits):
+                flying.append(self._launch([jobs[i] for i in batch], batch, records))
+                while len(flying) > self._side.depth:
+                    self._land(flying.popleft())
+            yield from _finished(begun)
+        while flying:
+            self._land(flying.popleft())
+        yield from _finished(begun)
 
-    def _launch(self, batch: list[int], jobs: list[Job]) -> Flight:
+    def _launch(self, jobs: list[Job], places: list[int], records: list[Record | None]) -> Flight:
         """Start a forward pass; nothing here waits for the device."""
         rows = pad([tree for job in jobs for tree in job.trees], self.model.device)
         starts = _starts(map(len, jobs))
@@ -107,9 +126,9 @@ class Extractor:
         )
         tokens = np.concatenate([job.token for job in jobs])
         log_probs = self.model.head.log_probs(states[rows.nodes[self._index(nodes)]], place, tokens)
-        return Flight(batch, jobs, log_probs, capture, self._side.mark())
+        return Flight(jobs, places, records, log_probs, capture, self._side.mark())
 
-    def _land(self, flight: Flight) -> Iterator[tuple[int, Record]]:
+    def _land(self, flight: Flight) -> None:
         """Bring a batch to the host: the answers first, for they may say what is read."""
         jobs = flight.jobs
         with self._side.after(flight.mark):
@@ -135,26 +154,43 @@ class Extractor:
             parts = np.split(
                 to_numpy(self._side.to_host(sequences)), np.cumsum([len(r) for r in reads])[:-1], axis=1
             )
-        for n, (i, job) in enumerate(zip(flight.batch, jobs, strict=True)):
+        for n, (place, job) in enumerate(zip(flight.places, jobs, strict=True)):
             encoded = job.encoded
-            yield (
-                i,
-                Record(
-                    id=encoded.request.id,
-                    logprobs=scores[n],
-                    choice_tokens=np.array([len(t) for t in encoded.continuations], dtype=np.int32),
-                    prediction=answers[n],
-                    prompt=encoded.request.prompt or encoded.texts[answers[n]],
-                    cut=encoded.cut,
-                    cost=len(job),
-                    token_ids=job.tokens(reads[n]),
-                    final_token=finals[:, n],
-                    sequence=parts[n],
-                ),
+            flight.records[place] = Record(
+                id=encoded.request.id,
+                logprobs=scores[n],
+                choice_tokens=np.array([len(t) for t in encoded.continuations], dtype=np.int32),
+                prediction=answers[n],
+                prompt=encoded.request.prompt or encoded.texts[answers[n]],
+                cut=encoded.cut,
+                cost=len(job),
+                token_ids=job.tokens(reads[n]),
+                final_token=finals[:, n],
+                sequence=parts[n],
             )
 
     def _index(self, values: Sequence[int] | npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(self.model.device, non_blocking=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, encoder: Encoder, blocks: Iterable[Sequence[Request]]
+) -> Iterator[list[Encoded]]:
+    """Encode each block while the one before it is used."""
+    encoded: Future[list[Encoded]] | None = None
+    for requests in blocks:
+        following = pool.submit(encoder, requests)
+        if encoded is not None:
+            yield encoded.result()
+        encoded = following
+    if encoded is not None:
+        yield encoded.result()
+
+
+def _finished(begun: deque[list[Record | None]]) -> Iterator[list[Record]]:
+    """Blocks whose records are all there, in their order."""
+    while begun and all(record is not None for record in begun[0]):
+        yield [record for record in begun.popleft() if record is not None]
 
 
 def _starts(lengths: Iterable[int]) -> npt.NDArray[np.int64]:

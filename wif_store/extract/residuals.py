@@ -78,6 +78,8 @@ class Side:
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.depth = 1 if self._stream else 0
+        """How many batches may be on the device while none is taken off: a CPU does one thing at a time."""
 
     def mark(self) -> torch.cuda.Event | None:
         """The point that the main stream will have reached once all it was given so far is done."""

@@ -1,0 +1,68 @@
+"""Blocks run one behind the other give what each gives by itself, however far ahead the device is."""
+
+from __future__ import annotations
+
+import threading
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from wif_store.errors import SourceError
+from wif_store.extract.engine import open_engine
+from wif_store.sources import load_source
+from wif_store.tasks import get_task
+from wif_store.tasks.base import Request
+
+TASK = get_task("winogrande")
+
+
+@pytest.fixture
+def engine(tiny_models):
+    protocol = TASK.protocol("aligned")
+    return open_engine(
+        str(tiny_models("gemma2")), protocol, sequence_layers="1,3", batch_size=3, device="cpu"
+    )
+
+
+@pytest.fixture
+def blocks(rows_file):
+    candidates = load_source(TASK, str(rows_file)).candidates
+    requests = [TASK.request(c, TASK.protocol("aligned")) for c in candidates]
+    return [requests[:7], requests[7:8], requests[8:20], []]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_stream_is_its_blocks(engine, blocks, depth, monkeypatch):
+    apart = [engine.extract(block) for block in blocks]
+    # On CUDA batches are landed one late, across blocks; here the same code does so.
+    monkeypatch.setattr(engine.extract._side, "depth", depth)
+    together = list(engine.extract.stream(blocks))
+    assert [[r.id for r in block] for block in together] == [[r.id for r in block] for block in blocks]
+    for one, other in zip(chain(*apart), chain(*together), strict=True):
+        np.testing.assert_array_equal(one.logprobs, other.logprobs)
+        np.testing.assert_array_equal(one.final_token, other.final_token)
+        np.testing.assert_array_equal(one.sequence, other.sequence)
+
+
+def test_the_next_block_is_encoded_in_another_thread(engine, blocks, monkeypatch):
+    encoder, threads = engine.extract.encoder, []
+
+    def encode(requests):
+        threads.append(threading.current_thread())
+        return encoder(requests)
+
+    monkeypatch.setattr(engine.extract, "encoder", encode)
+    stream = engine.extract.stream(blocks)
+    next(stream)
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+    stream.close()
+
+
+def test_what_cannot_be_encoded_is_said_in_its_turn(engine, blocks):
+    bad = Request("bad", (("the cat", ""), ("the cat", " a")), None)
+    stream = engine.extract.stream([blocks[0], [bad]])
+    assert len(next(stream)) == 7
+    with pytest.raises(SourceError, match="example bad: choice 1"):
+        next(stream)
