@@ -7,7 +7,7 @@ Per task, in turns, over the first ``--examples`` examples in visit order:
 * *build*: ``build.build`` from texts to a finished store: labels, every layer at the final token,
   ``--sequence-layers`` at every token, compressed, on disk.
 * *bare forward*: the decoder alone over every sequence whose likelihood decides an answer, tokenised and made
-  into tensors beforehand, in the best of ten batchings (the two quickest take part in the turns).
+  into tensors beforehand, in the best of ten batchings (the quickest of each kind takes part in the turns).
 * *read*: a build of ``--sequence-layers`` alone over the prompts that the first build read, one sequence an
   example, in batches of ``--peer-batch``; beside it lmprobe's ``extract`` of the same.
 * *published loop*: TransformerLens, one example and one layer a pass, over ``--peer-examples`` examples of
@@ -36,7 +36,6 @@ from benchmarks.bare import Bare
 from benchmarks.clock import Seconds, interleave, median, ratio
 from benchmarks.peers import PYTHON, NotRun, Peer
 from benchmarks.tables import Table, write_json
-from wif_store.extract.batching import BatchLimits
 from wif_store.extract.engine import open_engine
 from wif_store.extract.model import locate
 from wif_store.sources import load_source
@@ -97,7 +96,6 @@ class Build:
 def read_build(records: list[Record], options: argparse.Namespace, folder: Path) -> Build:
     """The build of residuals alone, over the prompts of ``records``."""
     path = folder / "texts.jsonl"
-    limits = BatchLimits(tokens=10**6, examples=options.peer_batch)
     engine = open_engine(
         options.model,
         READ,
@@ -105,7 +103,8 @@ def read_build(records: list[Record], options: argparse.Namespace, folder: Path)
         sequence_layers=options.sequence_layers,
         device="cpu",
         dtype=options.dtype,
-        limits=limits,
+        batch_tokens=10**6,
+        batch_size=options.peer_batch,
     )
 
     def source(gold: list[int]) -> Source:
@@ -151,7 +150,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Table]
     requests = workload.requests_of(task, protocol, source)
     records = engine.extract(requests)  # it is warm now, and has said what the peers are to read
     sequences = workload.deciding_sequences(requests, bare.tokenizer, protocol)
-    batchings = bare.best(sequences, 2)
+    batchings = bare.best(sequences)
     build = Build(task, protocol, source, engine, folder)
     read = read_build(records, options, folder)
     works: dict[str, Callable[[], object]] = {"build": build, "read": read}

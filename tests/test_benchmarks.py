@@ -16,8 +16,6 @@ from benchmarks.peers import NotRun, Peer
 from benchmarks.tables import Table
 from tests.support import tiny
 from tests.support.stores import ROWS
-from wif_store.codecs import final_token_layout, sequence_layout
-from wif_store.records import widen
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
 
@@ -221,11 +219,15 @@ def test_every_codec_gives_back_what_it_took(way, bits):
     kept = way.encode(bits)
     assert 0 < way.size(kept) < 2.2 * bits.nbytes
     back = way.decode(kept)
-    if isinstance(back, list):
-        back = np.concatenate([np.frombuffer(chunk, np.float32) for chunk in back])
+    if isinstance(back, list):  # chunks, the last of them filled up, perhaps channel-major
+        flat = [np.frombuffer(chunk, np.float32) for chunk in back]
+        major = "channel-major" in way.name
+        back = np.concatenate([f.reshape(64, -1).T if major else f.reshape(-1, 64) for f in flat])[
+            : len(bits)
+        ]
     elif not isinstance(back, np.ndarray):
         back = back["residuals"].combine_chunks().flatten().to_numpy()
-    back = back.reshape(bits.shape)
+    back = np.ascontiguousarray(back).reshape(bits.shape)
     assert np.array_equal(back if back.dtype == np.uint16 else codecs.bits_of(back), bits)
 
 
@@ -242,10 +244,9 @@ def test_float32_residuals_are_not_taken_for_bfloat16():
 
 
 def test_the_plans_of_the_package_are_what_is_measured(bits):
-    assert codecs.sequences(64)[0].encode(bits).keys() == {"zarr.json", "c/0/0/0"}
-    assert sequence_layout(64, len(bits)).outer[1] >= len(bits)
-    assert final_token_layout(64, len(bits)).filters
-    assert widen(bits).nbytes == 2 * bits.nbytes
+    for built, through_zarr, *_ in (codecs.sequences(64), codecs.final_tokens(64)):
+        shard = through_zarr.encode(bits)["c/0/0/0"].to_bytes()
+        assert shard.startswith(b"".join(built.encode(bits)))
 
 
 def test_a_figure_that_was_not_taken_is_said_to_be_so(capsys):
