@@ -5,8 +5,8 @@
 All search the same grid of C at every layer of every task by validation AUROC. The loop is what one
 writes at first: ``StandardScaler``, then ``LogisticRegression`` as it comes with enough iterations, one
 fit for each C. A second loop runs in float64 to a tolerance of 1e-8: it is the converged search that
-the AUROCs are checked against, and is run once, if at all. The others take turns, task by task, and their medians are
-compared; reading the data is timed for none.
+the AUROCs are checked against, and is run once, if at all. The others take turns, task by task, and their
+medians are compared; reading the data is timed for none.
 
 Without stores the data are synthetic: four tasks of 18 layers, 2,000 train examples of width 640,
 correlated like residuals.
