@@ -71,6 +71,10 @@ class Journal:
             if name.endswith(PARTIAL):
                 self.place.remove(name)
 
+    def begun(self) -> bool:
+        """Whether a build is in progress here."""
+        return self.place.exists(PLAN)
+
     def close(self) -> None:
         """Let go of it."""
         self._held.close()

@@ -30,7 +30,7 @@ def score_command(
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="0-based blocks, such as 0,4,9-12. [default: all]")
+        str | None, typer.Option(help="0-based blocks, such as 0,4,9-12. Default: all.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fits with train and validation divided anew.")] = 1,
     out: Annotated[
