@@ -40,7 +40,7 @@ def test_the_short_campaign_loses_nothing():
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 11
+    assert len(rows) == 17
     assert all(int(row[2]) == int(row[3]) > 0 == int(row[4]) for row in rows), done.stdout
 
 

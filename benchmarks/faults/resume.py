@@ -59,7 +59,9 @@ class Undisturbed:
         again = log.with_suffix(".again")
         status = wait(self.job.start(out, again))
         if status:
-            row.bad(f"{out}: resumed, it ended with {status}: {again.with_suffix('.error').read_text()[-300:]}")
+            row.bad(
+                f"{out}: resumed, it ended with {status}: {again.with_suffix('.error').read_text()[-300:]}"
+            )
             return
         after, whole = Work.of(again), self.work
         blocks = [block for block in after.blocks if block in before.blocks]
@@ -77,7 +79,7 @@ class Undisturbed:
             ],
         }
         if any(wrong.values()):
-            row.bad(f"{out}: {({what: names for what, names in wrong.items() if names})}")
+            row.bad(f"{out}: { ({what: names for what, names in wrong.items() if names}) }")
             return
         row.notes["repeated the block in the model"] += len(blocks) == 1
         row.notes["repeated that and the one being journalled"] += len(blocks) == BLOCKS_REPEATED
