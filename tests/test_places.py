@@ -238,7 +238,8 @@ def failing_hub(monkeypatch):
         if answers:
             request = httpx2.Request("GET", "http://127.0.0.1:9/api/datasets/me/acts")
             response = httpx2.Response(503, request=request, headers=answers.pop())
-            raise HfHubHTTPError("Server error\nfor url", response=response)
+            msg = "Server error\nfor url"
+            raise HfHubHTTPError(msg, response=response)
         return {"size": 7}
 
     monkeypatch.setattr(place.fs, "info", info)
