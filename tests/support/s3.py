@@ -46,8 +46,7 @@ def s3_server() -> Iterator[str]:
 def objects(url: str) -> dict[str, str]:
     """Every object below a URL by its SHA-256."""
     fs, root = fsspec.url_to_fs(url, skip_instance_cache=True)
-    found = fs.cat(root, recursive=True)
-    return {name.removeprefix(root + "/"): hashlib.sha256(found[name]).hexdigest() for name in found}
+    return {p.removeprefix(f"{root}/"): hashlib.sha256(fs.cat_file(p)).hexdigest() for p in fs.find(root)}
 
 
 def worker_processes() -> list[psutil.Process]:
