@@ -52,8 +52,16 @@ faults: venv  ## run the fault campaign whole
 hub: venv  ## serve a loopback Hub to publish to and read from
 	$(BIN)/python -m tests.support.hub
 
-bench: venv  ## run the benchmarks
-	$(BIN)/python -m benchmarks
+# A peer that cannot be installed is reported as not run.
+bench: venv  ## run the benchmarks; BENCH='--data FOLDER' for other rows
+	-@$(MAKE) --no-print-directory $(VENV)-peers/.locked
+	$(BIN)/python -m benchmarks --out results/benchmarks $(BENCH)
+
+$(VENV)-peers/.locked: requirements/peers.txt requirements/torch.txt
+	$(PYTHON) -m venv --clear $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --no-deps -r requirements/peers.txt
+	$(VENV)-peers/bin/python -m pip install --quiet -r requirements/torch.txt
+	@touch $@
 
 lock:  ## resolve the locked dependencies again
 	$(PYTHON) requirements/relock.py
@@ -68,4 +76,4 @@ audit: $(VENV)-audit/.locked  ## check the pins for known vulnerabilities and li
 	$(VENV)-audit/bin/pip-audit --require-hashes --disable-pip -r requirements/lock.txt
 
 clean:  ## remove everything that is made
-	rm -rf $(VENV) $(VENV)-audit demo dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-peers demo dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,6 @@
 """Compare a store's residuals with independent readings of the same tokens, one prompt at a time.
 
-    python benchmarks/residuals.py STORE --model gemma3-270m --examples 50
+    python -m benchmarks.residuals STORE --model gemma3-270m --examples 50
 
 Reads ``--examples`` examples, spread over the store, with plain ``transformers`` and forward hooks, and with
 TransformerLens (``blocks.{l}.hook_resid_post``) where it is installed (``requirements/peers.txt``), in the
@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from benchmarks.peers.published_loop import load_model
 from wif_store import open_store
 from wif_store.extract.model import DTYPES, locate
-
-TRANSFORMER_LENS_NAMES = {"gemma3-270m": "google/gemma-3-270m"}
 
 Read = Callable[[torch.Tensor], dict[int, np.ndarray]]
 
@@ -52,15 +51,9 @@ def hooked(path: str, dtype: torch.dtype) -> Read:
 def transformer_lens(path: str, name: str, dtype: torch.dtype) -> Read | None:
     """TransformerLens over the same weights, unprocessed; None where it is not installed."""
     try:
-        from transformer_lens import HookedTransformer
+        model = load_model(path, name, dtype)
     except ImportError:
         return None
-    model = HookedTransformer.from_pretrained_no_processing(
-        TRANSFORMER_LENS_NAMES[name],
-        hf_model=AutoModelForCausalLM.from_pretrained(path, dtype=dtype),
-        tokenizer=AutoTokenizer.from_pretrained(path),
-        dtype=dtype,
-    )
 
     def read(ids: torch.Tensor) -> dict[int, np.ndarray]:
         _, cache = model.run_with_cache(ids, names_filter=lambda n: n.endswith("hook_resid_post"))

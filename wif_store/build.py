@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wif_store.crew import Crew
     from wif_store.places import Entry
     from wif_store.records import Engine
+    from wif_store.shards import ShardJob
     from wif_store.sources import Source
     from wif_store.writer import Kept
 
@@ -141,17 +142,25 @@ def _run(
 
 def _write_shards(writer: StoreWriter, journal: Journal, crew: Crew, progress: Progress) -> dict[str, Entry]:
     """Have the shards written that no earlier call has; what the manifest says of each."""
-    jobs = writer.shards()
-    there = journal.shards()
-    entries = {job.name: there[job.name] for job in jobs if job.name in there}
-    total = sum(job.size for job in jobs)
-    written = sum(job.size for job in jobs if job.name in there)
-    progress.writing(written, total)
-    with closing(crew.write((job for job in jobs if job.name not in there), journal)) as shards:
+    there, written = journal.shards(), 0
+    entries: dict[str, Entry] = {}
+
+    def done(name: str, size: int, entry: Entry) -> None:
+        nonlocal written
+        entries[name] = entry
+        written += size
+        progress.writing(written, writer.size)
+
+    def wanted() -> Iterator[ShardJob]:
+        for job in writer.shards():
+            if job.name in there:
+                done(job.name, job.size, there[job.name])
+            else:
+                yield job
+
+    with closing(crew.write(wanted(), journal)) as shards:
         for shard in shards:
-            entries[shard.name] = shard.entry
-            written += shard.size
-            progress.writing(written, total)
+            done(shard.name, shard.size, shard.entry)
     return entries
 
 

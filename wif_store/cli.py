@@ -37,9 +37,9 @@ def build(
     source: Annotated[
         str | None,
         typer.Option(
-            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset on "
-            "the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the task's "
-            "own dataset on the Hub.",
+            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset "
+            "on the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the "
+            "task's own dataset on the Hub.",
             show_default=False,
         ),
     ] = None,

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+from benchmarks.tables import head, line
+
 
 @dataclass
 class Row:
@@ -38,9 +40,7 @@ class Row:
         # Where the campaign's own folder stood is of no use to a reader.
         saw = re.sub(r"(?<![\w.])(/[\w.-]+)+/", "", self.saw).replace("|", "\\|")
         cells = (self.fault, self.injected, self.survived, self.lost, notes, saw)
-        return "| " + " | ".join(map(str, cells)) + " |"
+        return line(map(str, cells))
 
 
-HEAD = (
-    "| fault | injected | found or resumed | lost | of which | what the user saw |\n|---|---|---|---|---|---|"
-)
+HEAD = head(("fault", "injected", "found or resumed", "lost", "of which", "what the user saw"))

@@ -1,0 +1,75 @@
+"""The yardstick: a model's decoder over token sequences, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from wif_store.extract.model import DTYPES
+
+TOKENS = (256, 512, 1024, 2048, 4096)
+SAMPLE = 8000
+"""Tokens on which batchings are tried."""
+
+Batch = tuple[torch.Tensor, torch.Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How sequences are put together: in length order, up to so many tokens, padded or of one length."""
+
+    tokens: int
+    padded: bool
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens, {'padded' if self.padded else 'equal lengths'}"
+
+    def batches(self, sequences: list[list[int]]) -> list[Batch]:
+        """Ids and masks; a batch without padding has no mask, which is quicker."""
+        ordered = sorted(sequences, key=len, reverse=True)
+        made, start = [], 0
+        while start < len(ordered):
+            width = len(ordered[start])
+            stop = start + max(1, self.tokens // width)
+            rows = [s for s in ordered[start:stop] if self.padded or len(s) == width]
+            start += len(rows)
+            ids = torch.tensor([s + [0] * (width - len(s)) for s in rows])
+            mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in rows])
+            made.append((ids, None if bool(mask.all()) else mask))
+        return made
+
+
+class Bare:
+    """A decoder as transformers loads it: no head, no cache, no hooks."""
+
+    def __init__(self, path: str, dtype: str) -> None:
+        started = time.perf_counter()
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).eval()
+        self.decoder = model.get_decoder()
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.load_seconds = time.perf_counter() - started
+
+    @torch.inference_mode()
+    def run(self, batches: list[Batch]) -> None:
+        """One forward pass over each batch, whose tensors are there already."""
+        for ids, mask in batches:
+            self.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    def best(self, sequences: list[list[int]]) -> dict[str, list[Batch]]:
+        """The quickest padded batching and the quickest of equal lengths, found on some of the sequences."""
+        sample = sequences[:: max(1, sum(map(len, sequences)) // SAMPLE)]
+        self.run(Batching(TOKENS[0], padded=True).batches(sample)[:4])  # the first are slow
+        found = {}
+        for padded in (True, False):
+            seconds = {}
+            for batching in (Batching(tokens, padded) for tokens in TOKENS):
+                batches = batching.batches(sample)
+                started = time.perf_counter()
+                self.run(batches)
+                seconds[batching] = time.perf_counter() - started
+            best = min(seconds, key=seconds.__getitem__)
+            found[str(best)] = best.batches(sequences)
+        return found
