@@ -18,7 +18,16 @@ HASHES = "--generate-hashes"
 TORCH = ["--constraints", "requirements/torch.txt", "--no-emit-package", "torch"]
 # Each lock: its inputs and what is special about it. peers.txt follows lock.txt, so they share a venv.
 LOCKS = {
-    "lock.txt": ["pyproject.toml", "--extra", "embedded", "requirements/dev.in", *TORCH, HASHES],
+    "lock.txt": [
+        "pyproject.toml",
+        "--extra",
+        "embedded",
+        "--extra",
+        "ray",
+        "requirements/dev.in",
+        *TORCH,
+        HASHES,
+    ],
     "data.txt": ["requirements/data.in", "--no-deps", HASHES],
     "peers.txt": ["requirements/peers.in", "--constraints", "requirements/lock.txt", *TORCH],
     "audit.txt": ["requirements/audit.in", HASHES],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,27 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory):
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A WinoGrande-shaped JSONL source."""
     return tiny.write_rows(tmp_path_factory.mktemp("source") / "rows.jsonl", tiny.rows())
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of made-up residuals; tests must not change it."""
+    from tests.support.fake_engine import fake_engine
+    from tests.test_build import TASK, settings
+    from wif_store.build import build
+    from wif_store.sources import load_source
+
+    folder = tmp_path_factory.mktemp("whole")
+    source = load_source(TASK, str(tiny.write_rows(folder / "rows.jsonl", tiny.rows(60))))
+    build(settings(), source, fake_engine(), folder / "s.zarr")
+    return folder / "s.zarr"
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, for a test to damage."""
+    shutil.copytree(whole, tmp_path / "s.zarr")
+    return tmp_path / "s.zarr"
 
 
 @pytest.fixture(scope="session")

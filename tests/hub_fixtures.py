@@ -13,6 +13,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     """A Hub on 127.0.0.1; clients of this process take the LFS path, as ``env`` makes others do."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    # A bar of an upload that failed would be drawn when it is collected, after the last line of the run.
+    huggingface_hub.utils.disable_progress_bars()
     huggingface_hub.close_session()
     with Hub(tmp_path_factory.mktemp("hub")) as hub:
         yield hub

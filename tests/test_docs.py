@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.support.fake_engine import fake_engine
@@ -17,6 +19,13 @@ ROOT = Path(__file__).parents[1]
 def test_the_format_lists_every_array():
     rows = [f"| `{a.name}` | {a.dtype} | {', '.join(a.dims)} | {a.description} |" for a in ARRAYS.values()]
     assert "\n".join(rows) in (ROOT / "docs" / "format.md").read_text()
+
+
+def test_the_commands_are_those_of_the_program():
+    """`python -m typer wif_store.cli utils docs --name wif-store --output docs/commands.md` writes it."""
+    call = [sys.executable, "-m", "typer", "wif_store.cli", "utils", "docs", "--name", "wif-store"]
+    found = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / "commands.md").read_text().strip() == found.strip()
 
 
 def test_the_worked_example_of_a_task_works(tmp_path):

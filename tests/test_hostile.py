@@ -15,31 +15,12 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.support import tiny
-from tests.support.fake_engine import fake_engine
 from tests.support.stores import seal
-from tests.test_build import TASK, settings
 from wif_store.bounded import zstd_content_size
-from wif_store.build import build
 from wif_store.errors import DamageError, StoreError, WifError
 from wif_store.manifest import render_manifest
-from wif_store.sources import load_source
 from wif_store.store import open_store
 from wif_store.verify import verify_store
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    source = load_source(TASK, str(tiny.write_rows(folder / "rows.jsonl", tiny.rows(60))))
-    build(settings(), source, fake_engine(), folder / "s.zarr")
-    return folder / "s.zarr"
-
-
-@pytest.fixture
-def store(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "s.zarr")
-    return tmp_path / "s.zarr"
 
 
 def manifest_of(store):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib")
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib", "ray")
 REPORT = f"\nimport sys\nprint('loaded:', *(name for name in {HEAVY} if name in sys.modules))"
 HELP = """
 import sys
@@ -51,6 +51,8 @@ ROOMS = (
     "wif_store.publish.card",
     "wif_store.publish.export",
     "wif_store.build",
+    "wif_store.crew_ray",
+    "wif_store.sweep",
     "wif_store.cli",
 )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
@@ -101,6 +104,41 @@ def test_a_lock_holds_exact_hashed_pins_and_nothing_else(name: str) -> None:
     requirements = re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE).rstrip("\n")
     assert PIN.sub("", requirements).strip() == ""
     assert not re.search(r"^(torch|triton|nvidia-|cuda-)", requirements, flags=re.MULTILINE)
+
+
+def installed_with(*extras: str) -> set[str]:
+    """Return the names of all that an install with these extras brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    queue = [Requirement(text) for text in project["dependencies"]]
+    queue += [Requirement(text) for extra in extras for text in project["optional-dependencies"][extra]]
+    found: set[str] = set()
+    seen: set[str] = set()
+    while queue:
+        wanted = queue.pop()
+        if wanted.name == "wif-store":
+            for extra in wanted.extras:
+                queue += map(Requirement, project["optional-dependencies"][extra])
+        elif str(wanted) not in seen:
+            seen.add(str(wanted))
+            found.add(wanted.name.lower())
+            try:
+                declared = map(Requirement, importlib.metadata.requires(wanted.name) or ())
+            except importlib.metadata.PackageNotFoundError:
+                continue  # of another platform
+            environments = [{"extra": extra} for extra in (*wanted.extras, "")]
+            queue += [r for r in declared if not r.marker or any(map(r.marker.evaluate, environments))]
+    return found
+
+
+@pytest.mark.parametrize("extras", [(), ("build",), ("embedded",), ("attention",)])
+def test_no_other_install_brings_ray(extras: tuple[str, ...]) -> None:
+    found = installed_with(*extras)
+    assert {"numpy", "zarr", "pyyaml"} <= found  # zarr brings none of the last: the walk goes deeper
+    assert not found & {"ray", "s3fs", "boto3", "moto"}
+
+
+def test_an_install_that_brings_ray_would_be_seen() -> None:
+    assert {"ray", "s3fs", "torch", "botocore"} <= installed_with("ray")
 
 
 def test_torch_is_pinned_once() -> None:

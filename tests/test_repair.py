@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
@@ -18,20 +17,6 @@ from wif_store.schema import ARRAYS
 from wif_store.sources import load_source
 from wif_store.store import open_store
 from wif_store.verify import verify_store
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    source = load_source(TASK, str(tiny.write_rows(folder / "rows.jsonl", tiny.rows(60))))
-    build(settings(), source, fake_engine(), folder / "s.zarr")
-    return folder / "s.zarr"
-
-
-@pytest.fixture
-def store(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "s.zarr")
-    return tmp_path / "s.zarr"
 
 
 def damage(path):

@@ -43,21 +43,21 @@ class BloscCodec(_Bounded, codecs.BloscCodec):
     """Blosc, whose header says how much it holds."""
 
     def _check(self, chunk: bytes, size: int, values: int, itemsize: int | None) -> None:
-        _expect(int.from_bytes(chunk[4:8], "little"), size, values, itemsize)
+        expect_size(int.from_bytes(chunk[4:8], "little"), size, values, itemsize)
 
 
 class ZstdCodec(_Bounded, codecs.ZstdCodec):
     """Zstd, whose frame says how much it holds."""
 
     def _check(self, chunk: bytes, size: int, values: int, itemsize: int | None) -> None:
-        _expect(zstd_content_size(chunk), size, values, itemsize)
+        expect_size(zstd_content_size(chunk), size, values, itemsize)
 
 
 class VLenUTF8Codec(_Bounded, codecs.VLenUTF8Codec):
     """Texts, which say first how many they are."""
 
     def _check(self, chunk: bytes, size: int, values: int, itemsize: int | None) -> None:
-        _expect(int.from_bytes(chunk[:4], "little"), size, values, 1)
+        expect_size(int.from_bytes(chunk[:4], "little"), size, values, 1)
 
 
 _OURS: Final[Mapping[str, Any]] = {
@@ -98,7 +98,12 @@ def zstd_content_size(frame: bytes) -> int:
     return int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
 
 
-def _expect(declared: int, size: int, values: int, itemsize: int | None) -> None:
+def expect_size(declared: int, size: int, values: int, itemsize: int | None) -> None:
+    """Hold what a chunk of ``size`` bytes says it holds against its place in the array.
+
+    Raises:
+        ValueError: If it is another size; where the size of an item varies, if it is absurd.
+    """
     if itemsize is None:
         wrong = declared > SLACK + MOST_COMPRESSED * size
     else:

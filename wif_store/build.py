@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wif_store.crew import Crew
     from wif_store.places import Entry
     from wif_store.records import Engine
+    from wif_store.shards import ShardJob
     from wif_store.sources import Source
     from wif_store.writer import Kept
 
@@ -124,7 +125,6 @@ def _run(
     writer = StoreWriter(ordered, engine.layers, engine.sequence_layers, engine.d_model)
     shards = _write_shards(writer, journal, crew, progress)
     writer.finish(journal.store, header, shards)
-    journal.finish()
     report = Report(
         str(journal.out),
         selection,
@@ -135,23 +135,31 @@ def _run(
         scan_seconds=scanned_at - started,
         write_seconds=time.monotonic() - scanned_at,
     )
-    _log_run(report, engine, journal)
+    journal.finish(_run_line(report, engine))
     return report
 
 
 def _write_shards(writer: StoreWriter, journal: Journal, crew: Crew, progress: Progress) -> dict[str, Entry]:
     """Have the shards written that no earlier call has; what the manifest says of each."""
-    jobs = writer.shards()
-    there = journal.shards()
-    entries = {job.name: there[job.name] for job in jobs if job.name in there}
-    total = sum(job.size for job in jobs)
-    written = sum(job.size for job in jobs if job.name in there)
-    progress.writing(written, total)
-    with closing(crew.write((job for job in jobs if job.name not in there), journal)) as shards:
+    there, written = journal.shards(), 0
+    entries: dict[str, Entry] = {}
+
+    def done(name: str, size: int, entry: Entry) -> None:
+        nonlocal written
+        entries[name] = entry
+        written += size
+        progress.writing(written, writer.size)
+
+    def wanted() -> Iterator[ShardJob]:
+        for job in writer.shards():
+            if job.name in there:
+                done(job.name, job.size, there[job.name])
+            else:
+                yield job
+
+    with closing(crew.write(wanted(), journal)) as shards:
         for shard in shards:
-            entries[shard.name] = shard.entry
-            written += shard.size
-            progress.writing(written, total)
+            done(shard.name, shard.size, shard.entry)
     return entries
 
 
@@ -166,8 +174,8 @@ def _audit(settings: Settings, kept: Sequence[Kept], source: Source) -> dict[str
     }
 
 
-def _log_run(report: Report, engine: Engine, journal: Journal) -> None:
-    """What differs from run to run stands beside the store, never in it."""
+def _run_line(report: Report, engine: Engine) -> bytes:
+    """What differs from run to run: it stands beside the store, never in it."""
     entry = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": platform.node(),
@@ -178,9 +186,7 @@ def _log_run(report: Report, engine: Engine, journal: Journal) -> None:
         "write_seconds": round(report.write_seconds, 3),
         "device": engine.model.get("device"),
     }
-    beside, name = journal.out.parent, f"{journal.out.name}.log.jsonl"
-    earlier = beside.read(name) if beside.exists(name) else b""
-    beside.write(name, [earlier, json.dumps(entry).encode() + b"\n"])
+    return json.dumps(entry).encode() + b"\n"
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,17 +14,20 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 from wif_store.build import Progress, Report, Settings, build
-from wif_store.errors import SelectionError, TaskError
+from wif_store.crew import LocalCrew
+from wif_store.errors import BuildError, ModelError, SelectionError, WifError
 from wif_store.info import describe_selection
-from wif_store.sources import load_source
+from wif_store.sweep import Templates, estimate, plan_jobs, table
 from wif_store.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from wif_store.crew import Crew
     from wif_store.records import Engine
     from wif_store.selection import Tally
-    from wif_store.tasks.base import MultipleChoiceTask
+    from wif_store.sweep import Job
+    from wif_store.tasks.base import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class BuildOptions:
     """The options of ``wif-store build``, as given."""
 
     task: str
-    model: str
+    models: tuple[str, ...]
     source: str | None
     protocol: str
     layers: str
@@ -46,55 +50,77 @@ class BuildOptions:
     chat: bool
     trust_remote_code: bool
     out: str | None
+    dry_run: bool
+    engine: str
+    ray_address: str | None
+    workers: int | None
+    gpus_per_worker: float | None
 
 
 def run_builds(options: BuildOptions) -> None:
-    """Build one task, or every task in turn."""
-    tasks = list(TASKS.values()) if options.task == "all" else [get_task(options.task)]
-    if len(tasks) > 1:
-        for name, value in (("--source", options.source), ("--out", options.out)):
-            if value is not None and str(value) != "builtin" and "{task}" not in str(value):
-                msg = (
-                    f"{name} {value} is one place for {len(tasks)} tasks; write {{task}} for the name of each"
-                )
-                raise TaskError(msg)
-    for task in tasks:
-        run_build(task, options)
+    """Build every task that the options name with every model; a model is loaded once.
 
-
-def run_build(task: MultipleChoiceTask, options: BuildOptions) -> Report:
-    """Build one task and print what came of it."""
+    Raises:
+        WifError: What ends the only build there is, or what was wrong with some of several, when the
+            others are done. Output that cannot be written ends all of them.
+    """
+    check_engine(options)
     console = Console(stderr=True)
-    settings = Settings(
-        task=task,
-        protocol=task.protocol(options.protocol),
-        per_class=parse_per_class(options.per_class),
-        seed=options.seed,
-        splits=parse_splits(options.splits),
-    )
-    out = options.out.replace("{task}", task.name) if options.out else str(default_out(task, options))
-    # The source is quick to refuse; the model is not quick to load.
-    with console.status(f"{task.name}: reading the source"):
-        spec = options.source.replace("{task}", task.name) if options.source else None
-        source = load_source(task, spec, keep_duplicates=settings.protocol.keeps_duplicates)
-    with console.status(f"{task.name}: loading {options.model}"):
-        engine = open_engine(settings, options)
-    with _bars(console, task.name) as progress:
-        report = build(settings, source, engine, out, progress)
-    if report.already_built:
-        console.print(f"{out} is already built with these settings")
-    else:
-        console.print(describe_selection(report.selection, report.out), soft_wrap=True, highlight=False)
-    return report
+    tasks = list(TASKS.values()) if options.task == "all" else [get_task(options.task)]
+    settings = [
+        Settings(
+            task=task,
+            protocol=task.protocol(options.protocol),
+            per_class=parse_per_class(options.per_class),
+            seed=options.seed,
+            splits=parse_splits(options.splits),
+        )
+        for task in tasks
+    ]
+    # The sources are quick to refuse; a model is not quick to load.
+    with console.status(f"{', '.join(task.name for task in tasks)}: reading the source"):
+        jobs = plan_jobs(options.models, settings, Templates(options.source, options.out))
+    if len(jobs) > 1 or options.dry_run:
+        show_estimates(console, jobs, options)
+    if options.dry_run:
+        return
+    by_model = [list(group) for _, group in groupby(jobs, lambda j: j.model)]
+    failed = [job for group in by_model for job in _build_all(console, group, options, alone=len(jobs) == 1)]
+    if failed:
+        msg = (
+            f"{len(failed)} of {len(jobs)} builds failed: {', '.join(j.name for j in failed)}; "
+            "the same command tries them again"
+        )
+        raise BuildError(msg)
 
 
-def open_engine(settings: Settings, options: BuildOptions) -> Engine:
-    """Load the model that the options name."""
-    from wif_store.extract.engine import open_engine
+def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, alone: bool) -> list[Job]:
+    """Build the jobs of one model; returns those that could not be built, unless there is but one."""
+    failed: list[Job] = []
+    with _hands(jobs[0].model, options) as hands:
+        for number, job in enumerate(jobs):
+            try:
+                run_build(console, job, hands)
+            except WifError as error:
+                if alone or isinstance(error, BuildError):
+                    raise
+                console.print(f"{job.name} failed: {error}", soft_wrap=True, highlight=False, markup=False)
+                failed.append(job)
+                if isinstance(error, ModelError):
+                    return failed + list(jobs[number + 1 :])
+    return failed
 
-    return open_engine(
-        options.model,
-        settings.protocol,
+
+Hands = Callable[["Protocol"], "tuple[Engine, Crew]"]
+"""Gives a model under a protocol, and who does the work with it."""
+
+
+@contextmanager
+def _hands(model: str, options: BuildOptions) -> Iterator[Hands]:
+    from wif_store.extract.engine import Opener
+
+    opener = Opener(
+        model,
         layers=options.layers,
         sequence_layers=options.sequence_layers,
         device=options.device,
@@ -104,12 +130,55 @@ def open_engine(settings: Settings, options: BuildOptions) -> Engine:
         chat=options.chat,
         trust_remote_code=options.trust_remote_code,
     )
+    if options.engine == "local":
+        yield lambda protocol: (engine := opener(protocol), LocalCrew(engine.extract))
+        return
+    from wif_store.crew_ray import RayCrew, ray_workers
+
+    gpus = 0 if options.device == "cpu" and options.gpus_per_worker is None else options.gpus_per_worker
+    with ray_workers(opener, address=options.ray_address, workers=options.workers, gpus=gpus) as workers:
+        yield lambda protocol: ((crew := RayCrew(workers, protocol)).engine, crew)
 
 
-def default_out(task: MultipleChoiceTask, options: BuildOptions) -> Path:
-    """``stores/{model}/{protocol}/{task}.zarr``, with the last part of the model's name."""
-    name = Path(options.model.partition("@")[0]).name.removesuffix(".gguf")
-    return Path("stores", name, options.protocol, f"{task.name}.zarr")
+def run_build(console: Console, job: Job, hands: Hands) -> Report:
+    """Build one store and print what came of it."""
+    with console.status(f"loading {job.model}"):
+        engine, crew = hands(job.settings.protocol)
+    with _bars(console, job.name) as progress:
+        report = build(job.settings, job.source, engine, job.out, progress, crew)
+    if report.already_built:
+        console.print(f"{job.out} is already built with these settings")
+    else:
+        console.print(describe_selection(report.selection, report.out), soft_wrap=True, highlight=False)
+    return report
+
+
+def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions) -> None:
+    """Print what the jobs will take; no weights are fetched or loaded for it."""
+    from wif_store.extract.outline import outline
+
+    estimates = []
+    with console.status("estimating tokens and bytes"):
+        for model, group in groupby(jobs, lambda j: j.model):
+            found = outline(
+                model,
+                layers=options.layers,
+                sequence_layers=options.sequence_layers,
+                trust_remote_code=options.trust_remote_code,
+            )
+            estimates += [estimate(job, found, dtype=options.dtype, chat=options.chat) for job in group]
+    console.print(table(estimates, options.dtype))
+
+
+def check_engine(options: BuildOptions) -> None:
+    """Refuse an engine that there is not, and options of the other one."""
+    if options.engine not in ("local", "ray"):
+        msg = f"--engine is {options.engine!r}; expected local or ray"
+        raise BuildError(msg)
+    given = (options.ray_address, options.workers, options.gpus_per_worker)
+    if options.engine == "local" and given != (None, None, None):
+        msg = "--ray-address, --workers and --gpus-per-worker are for --engine ray: add it, or leave them out"
+        raise BuildError(msg)
 
 
 def parse_per_class(text: str) -> int | None:

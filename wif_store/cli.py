@@ -27,14 +27,19 @@ Store = Annotated[
 def build(
     task: Annotated[str, typer.Option(help="winogrande, piqa, boolq, social_i_qa, or all.")],
     model: Annotated[
-        str, typer.Option(help="gemma3-270m (embedded), a Hub id or id@revision, a folder or a .gguf file.")
-    ] = "google/gemma-2-2b",
+        list[str] | None,
+        typer.Option(
+            help="gemma3-270m (embedded), a Hub id or id@revision, a folder or a .gguf file; repeat for "
+            "more. Default: google/gemma-2-2b",
+            show_default=False,
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
-            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset on "
-            "the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the task's "
-            "own dataset on the Hub.",
+            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset "
+            "on the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the "
+            "task's own dataset on the Hub.",
             show_default=False,
         ),
     ] = None,
@@ -72,10 +77,35 @@ def build(
     out: Annotated[
         str | None,
         typer.Option(
-            help="A folder or a URL (s3://, gs://); {task} stands for the task. "
+            help="A folder or a URL (s3://, gs://); {task} and {model} stand for names. "
             "Default: stores/{model}/{protocol}/{task}.zarr",
             show_default=False,
         ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate tokens and bytes of each store, and stop.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: work for many processes or machines.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A running cluster: auto or HOST:PORT. Default: Ray starts here, for this build.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Ray workers. Default: one on each GPU, or one where there is none.",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="Default: 1 where the cluster has GPUs, else 0.", show_default=False),
     ] = None,
 ) -> None:
     """Run a model over a task and write its store; run the same command again to resume."""
@@ -84,7 +114,7 @@ def build(
     run_builds(
         BuildOptions(
             task=task,
-            model=model,
+            models=tuple(model or ["google/gemma-2-2b"]),
             source=source,
             protocol=protocol,
             layers=layers,
@@ -99,6 +129,11 @@ def build(
             chat=chat_template,
             trust_remote_code=trust_remote_code,
             out=out,
+            dry_run=dry_run,
+            engine=engine,
+            ray_address=ray_address,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
         )
     )
 

@@ -90,6 +90,6 @@ def encode_chunk(values: Float32, layout: Layout) -> bytes:
     return bytes(packed) + crc32c(packed)
 
 
-def crc32c(content: bytes | memoryview) -> bytes:
+def crc32c(content: bytes | np.ndarray) -> bytes:
     """The checksum as it follows what it is of."""
     return int(google_crc32c.value(content)).to_bytes(4, "little")

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 
 from wif_store.bounded import bounded
+from wif_store.direct import DirectArray
 from wif_store.errors import DamageError, StoreError, WifError, one_line
 from wif_store.files import read_file, read_manifest
 from wif_store.manifest import parse_manifest as parse_manifest
@@ -27,7 +28,9 @@ from wif_store.schema import (
 from wif_store.validate import METADATA, METADATA_BYTES, check_columns, parse_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from wif_store.places import Place
 
 
 def open_store(path: str | os.PathLike[str]) -> ActivationStore:
@@ -43,17 +46,24 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
     name = os.fspath(path)
     place = place_of(name)
     manifest = read_manifest(place)
-    return store_of(name, manifest, read_file(place, METADATA, METADATA_BYTES), place.zarr_store())
+    return store_of(name, manifest, read_file(place, METADATA, METADATA_BYTES), place)
 
 
-def store_of(name: str, manifest: Manifest, metadata: bytes, store: Any) -> ActivationStore:
-    """A store of parts that are here: its manifest, its group's metadata and what zarr reads from.
+def store_of(name: str, manifest: Manifest, metadata: bytes, place: Place) -> ActivationStore:
+    """A store of parts that are here: its manifest, its group's metadata and where its arrays are.
 
     Raises:
         DamageError: If the metadata are not what the manifest names, or not those of a store.
     """
     try:
-        return ActivationStore(name, manifest, group_of(store, parse_metadata(metadata, manifest)))
+        checked = parse_metadata(metadata, manifest)
+        arrays = checked["consolidated_metadata"]["metadata"]
+        direct = {
+            array: DirectArray(place, array, arrays[array], manifest.files)
+            for array in (FINAL_TOKEN, SEQUENCE)
+            if array in arrays and DirectArray.understands(arrays[array])
+        }
+        return ActivationStore(name, manifest, group_of(place.zarr_store(), checked), direct)
     except WifError:
         raise
     except Exception as error:
@@ -82,15 +92,18 @@ class ActivationStore:
         d_model: Width of the residual stream.
     """
 
-    def __init__(self, name: str, manifest: Manifest, group: zarr.Group) -> None:
+    def __init__(
+        self, name: str, manifest: Manifest, group: zarr.Group, direct: Mapping[str, DirectArray]
+    ) -> None:
         self.name = name
         self.manifest = manifest
         self.task = manifest.task
-        self._group = group
+        self._group, self._direct = group, direct
         self.layers = self._read_layers("layer")
         self.sequence_layers = self._read_layers("sequence_layer")
         self.d_model = int(manifest.model["d_model"])
         self._offsets: Int64 | None = None
+        self._success: Int8 | None = None
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -133,7 +146,9 @@ class ActivationStore:
         """
         index = self._position(layer, self.layers, FINAL_TOKEN)
         rows = self.rows(split)
-        return self._read(FINAL_TOKEN, (index, rows)), self.array("success", split)
+        if self._success is None:
+            self._success = self.array("success")
+        return self._residuals(FINAL_TOKEN, [index], rows)[0], self._success[rows].copy()
 
     def read_sequences(self, layer: int, split: str | None = None) -> tuple[Float32, Int64]:
         """One layer's residuals at every token, examples end to end.
@@ -148,7 +163,7 @@ class ActivationStore:
         """
         index = self._position(layer, self.sequence_layers, SEQUENCE)
         offsets = self.offsets(split)
-        values = self._read(SEQUENCE, (index, slice(int(offsets[0]), int(offsets[-1]))))
+        values = self._residuals(SEQUENCE, [index], slice(int(offsets[0]), int(offsets[-1])))[0]
         return values, offsets - offsets[0]
 
     def iter_sequences(self, layer: int, split: str | None = None) -> Iterator[Float32]:
@@ -172,7 +187,7 @@ class ActivationStore:
             while stop < end:
                 # Up to the next chunk boundary, so that no chunk is decoded twice.
                 upto = min((stop // step + 1) * step, int(offsets[-1]))
-                more = self._read(SEQUENCE, (index, slice(stop, upto)))
+                more = self._residuals(SEQUENCE, [index], slice(stop, upto))[0]
                 buffer, start, stop = np.concatenate([buffer[begin - start :], more]), begin, upto
             yield buffer[begin - start : end - start].copy()
 
@@ -187,10 +202,10 @@ class ActivationStore:
             DamageError: If the bytes on disk are not those that were written.
         """
         begin, end = self.offsets()[row : row + 2].tolist()
-        final = self._read(FINAL_TOKEN, (slice(None), row))
+        final = self._residuals(FINAL_TOKEN, range(len(self.layers)), slice(row, row + 1))[:, 0]
         if not self.sequence_layers:
             return final, np.empty((0, end - begin, self.d_model), np.float32)
-        return final, self._read(SEQUENCE, (slice(None), slice(begin, end)))
+        return final, self._residuals(SEQUENCE, range(len(self.sequence_layers)), slice(begin, end))
 
     def offsets(self, split: str | None = None) -> Int64:
         """int64 ``[n + 1]``: the token range of every example of a split within the whole store."""
@@ -262,11 +277,23 @@ class ActivationStore:
             raise StoreError(msg)
         return among.index(layer)
 
+    def _residuals(self, name: str, layers: Sequence[int], rows: slice) -> Float32:
+        """float32 ``[layers, rows, d_model]`` of one of the large arrays."""
+        if name not in self._direct:
+            return np.stack([self._read(name, (layer, rows)) for layer in layers])
+        try:
+            return self._direct[name].read(layers, rows.start, rows.stop)
+        except Exception as error:
+            raise self._unreadable(name, error) from error
+
     def _read(self, name: str, selection: tuple[Any, ...] = ()) -> Any:
         try:
             array = self._group[name]
             return np.asarray(array[selection if selection else ...])  # type: ignore[index]
         except Exception as error:
-            # A checksum, a codec and a store each raise their own kind.
-            msg = f"{self.name}: {name} cannot be read ({one_line(error)}): `wif-store verify` names the file"
-            raise DamageError(msg) from error
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> DamageError:
+        # A checksum, a codec and a place each raise their own kind.
+        msg = f"{self.name}: {name} cannot be read ({one_line(error)}): `wif-store verify` names the file"
+        return DamageError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from wif_store.schema import ARRAYS, FINAL_TOKEN, FORMAT, FORMAT_VERSION, MANIFE
 from wif_store.shards import ShardJob
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from wif_store.blocks import Block, Piece
     from wif_store.places import Entry, Place
@@ -65,14 +66,16 @@ class StoreWriter:
             shape = (len(sequence_layers), tokens, d_model)
             self._large[SEQUENCE] = (shape, sequence_layout(d_model, tokens))
 
-    def shards(self) -> list[ShardJob]:
-        """The shards of both arrays of residuals, each a job of its own."""
-        return [
-            job
-            for array, (shape, _) in self._large.items()
-            for index in range(shape[0])
-            for job in self._shards_of(array, index)
-        ]
+    @property
+    def size(self) -> int:
+        """Bytes of all residuals as float32."""
+        return sum(4 * math.prod(shape) for shape, _ in self._large.values())
+
+    def shards(self) -> Iterator[ShardJob]:
+        """The shards of both arrays of residuals, each a job of its own; those of one layer are held."""
+        for array, (shape, _) in self._large.items():
+            for index in range(shape[0]):
+                yield from self._shards_of(array, index)
 
     def finish(self, place: Place, header: Mapping[str, Any], shards: Mapping[str, Entry]) -> None:
         """Write small arrays and metadata, and then the manifest, which makes it a store.

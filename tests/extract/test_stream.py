@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ TASK = get_task("winogrande")
 @pytest.fixture
 def engine(tiny_models):
     protocol = TASK.protocol("aligned")
-    return open_engine(str(tiny_models("gemma2")), protocol, sequence_layers="1,3", batch_size=3, device="cpu")
+    return open_engine(
+        str(tiny_models("gemma2")), protocol, sequence_layers="1,3", batch_size=3, device="cpu"
+    )
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_a_stream_is_its_blocks(engine, blocks, depth, monkeypatch):
     monkeypatch.setattr(engine.extract._side, "depth", depth)
     together = list(engine.extract.stream(blocks))
     assert [[r.id for r in block] for block in together] == [[r.id for r in block] for block in blocks]
-    for one, other in zip(sum(apart, []), sum(together, []), strict=True):
+    for one, other in zip(chain(*apart), chain(*together), strict=True):
         np.testing.assert_array_equal(one.logprobs, other.logprobs)
         np.testing.assert_array_equal(one.final_token, other.final_token)
         np.testing.assert_array_equal(one.sequence, other.sequence)

@@ -1,16 +1,20 @@
-"""Stores to publish, built once."""
+"""Stores to publish, built once; a client of the loopback Hub; waits that are not waited."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from huggingface_hub import HfApi
 
+from tests.publish.loopback import REPO
 from tests.support.stores import make_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.support.hub import Hub
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +30,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture
+def api(hub: Hub) -> HfApi:
+    """The owner's client, with the repo made."""
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    api.create_repo(REPO, repo_type="dataset")
+    return api
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits that were made shorter: push's own and the client's."""
+    """The waits that push and the client would have made, not made."""
     waits: list[float] = []
-    monkeypatch.setattr("wif_store.publish.remote.time.sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     return waits

@@ -36,7 +36,7 @@ def wif(
     )
 
 
-def client(hub: Hub, script: str, cwd: Path, **env: str) -> Any:
+def client(hub: Hub, script: str, cwd: Path | None = None, **env: str) -> Any:
     """Run a reader's script, which has nothing of ours; what it prints last, read as JSON."""
     script = f"import json, sys\n{script}\nassert 'wif_store' not in sys.modules"
     run = subprocess.run(

@@ -1,19 +1,17 @@
-"""Everything by its default: build from Hub ids, push, ``load_dataset``, pull, all against one Hub."""
+"""Everything by its default: build from Hub ids, push, read in every form, pull, all against one Hub."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.publish.publishing import REPO, client, tree, wif
+from tests.publish.publishing import REPO, tree, wif
+from tests.publish.readers import read_every_form
 from tests.support import tiny
-from wif_store.schema import SPLITS
 from wif_store.store import open_store
 
 if TYPE_CHECKING:
@@ -29,14 +27,6 @@ configs:
 - config_name: winogrande_xl
   data_files: [{split: train, path: winogrande_xl/train-*}]
 ---
-"""
-READ = f"""
-import hashlib
-import numpy as np
-from datasets import load_dataset
-found = load_dataset("{REPO}").with_format("numpy")
-print(json.dumps({{name: {{c: hashlib.sha256(part[c][:].tobytes()).hexdigest() for c in part.column_names
-                          if c.startswith("resid_post_")}} for name, part in found.items()}}))
 """
 
 
@@ -62,11 +52,7 @@ def test_build_push_load_pull(hub: Hub, tiny_models: Callable[[str], Path], tmp_
 
     pushed = wif(hub, "push", cwd=tmp_path)
     assert pushed.returncode == 0, pushed.stderr
-    found = client(hub, READ, tmp_path)
-    for split in SPLITS:
-        for layer in store.layers:
-            values = np.ascontiguousarray(store.read_final_token(layer, split)[0])
-            assert found[split][f"resid_post_{layer:02d}"] == hashlib.sha256(values.tobytes()).hexdigest()
+    read_every_form(hub, store, tmp_path)
 
     pulled = wif(hub, "pull", REPO, "--out", "back", cwd=tmp_path)
     assert pulled.returncode == 0, pulled.stderr

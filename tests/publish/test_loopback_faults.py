@@ -15,25 +15,6 @@ from tests.support.hub import Hub
 pytestmark = [pytest.mark.hub, UPLOAD_WARNING]
 
 
-@pytest.fixture
-def api(hub: Hub) -> HfApi:
-    """The owner's client, with the repo made."""
-    api = HfApi(endpoint=hub.endpoint, token=hub.token)
-    api.create_repo(REPO, repo_type="dataset")
-    return api
-
-
-# -- failures -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits a client would have made, not made."""
-    waits: list[float] = []
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waits.append)
-    return waits
-
-
 def test_a_rate_limit_is_waited_out(hub: Hub, api: HfApi, impatient: list[float]) -> None:
     fault = hub.fail("POST .*/preupload/", status=429, retry_after=7, times=2)
     commit(api, {"a.bin": SHARD})

@@ -21,14 +21,6 @@ from tests.support.hub import Hub
 pytestmark = [pytest.mark.hub, UPLOAD_WARNING]
 
 
-@pytest.fixture
-def api(hub: Hub) -> HfApi:
-    """The owner's client, with the repo made."""
-    api = HfApi(endpoint=hub.endpoint, token=hub.token)
-    api.create_repo(REPO, repo_type="dataset")
-    return api
-
-
 # -- repos and accounts ---------------------------------------------------------------------------------
 
 

@@ -54,12 +54,15 @@ def test_tokens(hub: Hub, made: Made) -> None:
 
 def test_no_right_to_write(hub: Hub, made: Made) -> None:
     line = (
-        f"{REPO}: the token may not write here: name a --repo of your own, or ask its owner for write access"
+        f"{REPO}: the token may not write here ({{}}): name a --repo of your own, or ask its owner for write "
+        "access"
     )
-    assert refused(hub, "push", made("winogrande"), token=hub.stranger_token) == line
+    said = 'You don\'t have the rights to create a dataset under the namespace "whyitfailed"'
+    assert refused(hub, "push", made("winogrande"), token=hub.stranger_token) == line.format(said)
     push(hub, made("winogrande"))
     before = contents(hub)
-    assert refused(hub, "push", made("boolq"), token=hub.stranger_token) == line
+    said = f"Forbidden: you have no write access to datasets/{REPO}"
+    assert refused(hub, "push", made("boolq"), token=hub.stranger_token) == line.format(said)
     assert contents(hub) == before
 
 
@@ -98,6 +101,49 @@ def test_the_rate_limit(hub: Hub, made: Made, impatient: list[float]) -> None:
         Pull.open(dataset(hub))
     assert max(impatient) == 16
     assert min(impatient) >= 3
+
+
+UPLOADS = {
+    "429": ({"status": 429}, "the Hub's rate limit is reached: wait a few minutes and run the same command"),
+    "500": (
+        {"status": 500},
+        r"the Hub answered 500 \(Told to fail\): run the same command later",
+    ),
+    "403": ({"status": 403}, r"the token may not write here \(Told to fail\): name a --repo of your own"),
+    "reset": ({"reset_after": 100}, "no connection to the Hub at http://127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize(("how", "line"), UPLOADS.values(), ids=UPLOADS)
+def test_an_upload_that_fails_for_good(
+    hub: Hub, made: Made, impatient: list[float], how: dict[str, int], line: str
+) -> None:
+    hub.fail("PUT /cdn/", **how, times=None)
+    with pytest.raises(PublishError, match=f"^{REPO}: {line}"):
+        push(hub, made("winogrande"))
+
+
+def test_what_the_client_tries_again_is_not_told(hub: Hub, made: Made) -> None:
+    fault = hub.fail("PUT /cdn/", status=500)
+    run = wif(hub, "push", made("winogrande"))
+    assert (run.returncode, fault.hits) == (0, 1), run.stderr
+    assert "ticket=" not in run.stderr
+    assert "HTTP Error" not in run.stderr
+
+
+def test_what_the_hub_finds_wrong_is_said(hub: Hub, made: Made) -> None:
+    hub.fail("POST /api/repos/create", status=400)
+    assert refused(hub, "push", made("winogrande")) == (
+        f"{REPO}: the Hub refuses this with 400 (Told to fail): mend what it names; see "
+        f"{hub.endpoint}/datasets/{REPO}"
+    )
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "a..b", "a//b", "v1.", "v1.lock", "a/", ""])
+def test_names_of_no_branch_or_tag(name: str) -> None:
+    for option, target in (("--tag", {"tag": name}), ("--revision", {"revision": name})):
+        with pytest.raises(PublishError, match=f"{option} is '{name}'; expected a name that git allows"):
+            Target(**target)
 
 
 def test_no_network(hub: Hub, made: Made, tmp_path: Path) -> None:

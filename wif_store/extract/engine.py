@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from wif_store.errors import ModelError
 from wif_store.extract.batching import BatchLimits, tokens_for
@@ -84,6 +84,31 @@ def open_engine(
         sequence_layers=sequence,
         d_model=loaded.d_model,
     )
+
+
+class Opener:
+    """Opens a model when it is first asked for, and lends it to one protocol after another.
+
+    A copy made by pickling opens the model for itself.
+    """
+
+    def __init__(self, model: str, **options: Any) -> None:
+        """Take the arguments of ``open_engine``, the protocol apart."""
+        self._model, self._options = model, options
+        self._engine: Engine | None = None
+
+    def __call__(self, protocol: Protocol) -> Engine:
+        """The model, ready to extract under ``protocol``.
+
+        Raises:
+            ModelError: As ``open_engine``.
+        """
+        if self._engine is None:
+            self._engine = open_engine(self._model, protocol, **self._options)
+        extractor = cast("Extractor", self._engine.extract)
+        if extractor.protocol != protocol:
+            self._engine = replace(self._engine, extract=replace(extractor, protocol=protocol))
+        return self._engine
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...]:

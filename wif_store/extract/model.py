@@ -68,8 +68,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "wif-store"
 
 
-def locate(spec: str) -> Located:
+def locate(spec: str, *, weights: bool = True) -> Located:
     """Resolve ``gemma3-270m``, a GGUF file, a local folder or a Hub id (``ORG/NAME[@REVISION]``).
+
+    Without ``weights`` they are neither fetched from the Hub nor hashed: what is found has a
+    configuration and a tokenizer, and of local files no revision.
 
     Raises:
         ModelError: If there is no such model, or it is gated.
@@ -82,29 +85,31 @@ def locate(spec: str) -> Located:
         if not path.is_file():
             msg = f"no file {spec}; expected a GGUF model"
             raise ModelError(msg)
-        return Located(path.name, str(path.parent), f"gguf-sha256:{_sha256(path)}", "gguf", path.name)
+        revision = f"gguf-sha256:{_sha256(path)}" if weights else ""
+        return Located(path.name, str(path.parent), revision, "gguf", path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             msg = f"{spec} holds no config.json; expected a folder that `save_pretrained` wrote"
             raise ModelError(msg)
-        return Located(path.resolve().name, str(path), f"sha256:{_sha256_folder(path)}", "local")
+        revision = f"sha256:{_sha256_folder(path)}" if weights else ""
+        return Located(path.resolve().name, str(path), revision, "local")
     if path.is_absolute() or spec.startswith("."):
         msg = f"no folder {spec}; expected a model folder, a .gguf file or a Hub id"
         raise ModelError(msg)
-    return _locate_on_hub(spec)
+    return _locate_on_hub(spec, weights=weights)
 
 
-def _locate_on_hub(spec: str) -> Located:
+def _locate_on_hub(spec: str, *, weights: bool) -> Located:
     from huggingface_hub import HfApi, snapshot_download
 
     repo, _, revision = spec.partition("@")
     try:
         info = HfApi().model_info(repo, revision=revision or None)
         names = {sibling.rfilename for sibling in info.siblings or ()}
-        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
-        folder = snapshot_download(
-            repo, revision=info.sha, allow_patterns=["*.json", "*.model", "*.txt", "*.py", "*.jinja", weights]
-        )
+        kept = ["*.json", "*.model", "*.txt", "*.py", "*.jinja"]
+        if weights:
+            kept.append("*.safetensors" if any(n.endswith(".safetensors") for n in names) else "*.bin")
+        folder = snapshot_download(repo, revision=info.sha, allow_patterns=kept)
     except Exception as error:
         # The client's exceptions are many and its messages long; each becomes one line.
         raise ModelError(one_line(error, f"model {repo}")) from error
@@ -129,7 +134,7 @@ def _embedded_checkpoint() -> tuple[Path, str]:
         print(f"converting {EMBEDDED_NAME} once, about a minute", file=sys.stderr)
         with contextlib.redirect_stderr(io.StringIO()):  # the bars of two libraries
             _load_weights(source, torch.bfloat16, trust_remote_code=False).save_pretrained(dense)
-            _load_tokenizer(source, trust_remote_code=False).save_pretrained(dense)
+            load_tokenizer(source, trust_remote_code=False).save_pretrained(dense)
         with contextlib.suppress(OSError):  # another process may have been faster
             dense.rename(folder)
         shutil.rmtree(partial)
@@ -151,7 +156,7 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
     if dtype not in DTYPES:
         msg = f"dtype {dtype!r} is not known; expected one of: {', '.join(DTYPES)}"
         raise ModelError(msg)
-    tokenizer = _load_tokenizer(located, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(located, trust_remote_code=trust_remote_code)
     causal_lm = _load_weights(located, DTYPES[dtype], trust_remote_code=trust_remote_code)
     try:
         causal_lm = causal_lm.to(resolve_device(device)).eval()
@@ -182,8 +187,13 @@ def resolve_device(device: str) -> str:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device as it is recorded: its kind, and the GPU's name where there is one."""
-    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+    """The device as it is recorded: the name of a GPU, the threads of a CPU; both change the last bits."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' * (threads > 1)}"
+    return device.type
 
 
 def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
@@ -228,7 +238,12 @@ def _check_head(causal_lm: Any, head: Head) -> None:
         raise ModelError(msg)
 
 
-def _load_tokenizer(located: Located, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def load_tokenizer(located: Located, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer.
+
+    Raises:
+        ModelError: If it has none that can be used.
+    """
     extra = {"gguf_file": located.gguf_file} if located.gguf_file else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(located.path, trust_remote_code=trust_remote_code, **extra)

@@ -26,11 +26,13 @@ class Place(Protocol):
         name: Its last part.
         renames: Whether a folder in it can be given another name at once.
         gap: Bytes between two ranges of a file that are quicker read than skipped.
+        span: Bytes that are best read at once, by one of several threads.
     """
 
     name: str
     renames: bool
     gap: int
+    span: int
 
     @property
     def parent(self) -> Place:

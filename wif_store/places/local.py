@@ -28,6 +28,7 @@ class LocalPlace:
 
     renames = True
     gap = 64 * 2**10
+    span = 2**20
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -23,6 +23,7 @@ class RemotePlace:
 
     renames = False
     gap = 2**20
+    span = 32 * 2**20
     part_bytes = 16 * 2**20
     """An object is sent in parts of this many bytes, and no more of it is held."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -109,10 +110,13 @@ def parse_layers(text: str | None) -> list[int] | None:
 
 
 def _remote(repo: str) -> RemoteDataset:
+    from huggingface_hub.utils.logging import set_verbosity
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    # One bar for the whole, not one for each file.
+    # One bar for the whole, not one for each file; one line where it fails, not two for each try. The
+    # client's lines also hold signed addresses.
     disable_progress_bars()
+    set_verbosity(logging.ERROR)
     return RemoteDataset(repo)
 
 
@@ -138,7 +142,7 @@ def _bars(console: Console) -> Iterator[Bars]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         yield bars
 
 

@@ -100,7 +100,7 @@ def is_part_of(manifest: bytes, whole: bytes, layers: Sequence[int]) -> bool:
 def _layers(folder: Path) -> dict[str, list[int]]:
     manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder))
     metadata = (folder / METADATA).read_bytes()
-    store = store_of(str(folder), manifest, metadata, LocalPlace(folder).zarr_store())
+    store = store_of(str(folder), manifest, metadata, LocalPlace(folder))
     return {FINAL_TOKEN: list(store.layers), SEQUENCE: list(store.sequence_layers)}
 
 

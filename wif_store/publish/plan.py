@@ -126,7 +126,7 @@ class Planner:
             self.remote.fetch(path, head, self.folder)
         name, here = f"{self.remote.name}/{top}", self.folder / top
         manifest = parse_manifest((here / MANIFEST).read_bytes(), name)
-        store = store_of(name, manifest, (here / METADATA).read_bytes(), LocalPlace(here).zarr_store())
+        store = store_of(name, manifest, (here / METADATA).read_bytes(), LocalPlace(here))
         size = sum(file.size for path, file in there.items() if path.startswith(f"{view_folder(task)}/"))
         return Published(manifest, store.layers, store.sequence_layers, size)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import PublishError
 from wif_store.publish.plan import Plan, Planner
-from wif_store.publish.remote import Stale, git_oid, is_passing, pause, tries
+from wif_store.publish.remote import OVERTAKEN, Stale, git_oid, is_passing, pause, tries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,16 +24,29 @@ if TYPE_CHECKING:
 
 GROUP_BYTES: Final = 512 * 2**20
 GROUP_FILES: Final = 64
+REF: Final = re.compile(r"\w[\w./+-]*")
+NO_REF: Final = re.compile(r"\.\.|//|/\.|[./]$|\.lock(/|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a push is to become visible."""
+    """Where a push is to become visible.
+
+    Raises:
+        PublishError: If a branch or tag is given a name that git does not allow.
+    """
 
     revision: str = "main"
     create_pr: bool = False
     private: bool = False
     tag: str | None = None
+
+    def __post_init__(self) -> None:
+        # A tag is set last: a name that the Hub refuses must not come to light when main has changed.
+        for option, name in (("--revision", self.revision), ("--tag", self.tag)):
+            if name is not None and (not REF.fullmatch(name) or NO_REF.search(name)):
+                msg = f"{option} is {name!r}; expected a name that git allows, as in v1.0 or my-branch"
+                raise PublishError(msg)
 
 
 @dataclass(slots=True)
@@ -237,7 +251,7 @@ class Push:
         except Exception as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
             # A pull request is not tried again: a second one would be opened.
-            if branch is not None and (status in (409, 412) or is_passing(error)):
+            if branch is not None and (status in OVERTAKEN or is_passing(error)):
                 raise Stale from error
             raise self.remote.failed(error) from error
 

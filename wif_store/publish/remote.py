@@ -22,6 +22,8 @@ WAITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between tries of a request that failed for no fault of its own."""
 LONGEST_WAIT: Final = 60.0
 PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
+OVERTAKEN: Final = frozenset({409, 412})
+"""What a commit meets where somebody else's came first."""
 
 
 class Stale(Exception):
@@ -84,8 +86,9 @@ class RemoteDataset:
                 answer = request(*args, **options)
                 self._reached = True
                 return answer
-            except Exception as error:
+            except Exception as raised:
                 # The client's exceptions are many, and its messages long.
+                error = _unwrapped(raised)
                 offline = _is_transport(error) and not self._reached
                 if wait is None or offline or not is_passing(error):
                     raise self.failed(error) from error
@@ -198,6 +201,12 @@ def is_passing(error: BaseException) -> bool:
     return _is_transport(error)
 
 
+def _unwrapped(error: Exception) -> Exception:
+    """What an upload failed with: the client raises it as the cause of an error that names the file alone."""
+    cause = error.__cause__
+    return cause if isinstance(error, RuntimeError) and isinstance(cause, Exception) else error
+
+
 def _status(error: BaseException | None) -> int | None:
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -233,9 +242,14 @@ def _reason(error: BaseException, remote: RemoteDataset) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return f"no such branch, tag or commit: see {remote.page}"
     if status == 403:
-        return "the token may not write here: name a --repo of your own, or ask its owner for write access"
+        return (
+            f"the token may not write here{_said(error)}: name a --repo of your own, or ask its owner for "
+            "write access"
+        )
     if status == 429:
         return "the Hub's rate limit is reached: wait a few minutes and run the same command; it goes on"
+    if status is not None and not is_passing(error) and status not in OVERTAKEN:
+        return f"the Hub refuses this with {status}{_said(error)}: mend what it names; see {remote.page}"
     if status is not None:
         return f"the Hub answered {status}{_said(error)}: run the same command later; it goes on"
     if _is_transport(error):
