@@ -96,7 +96,7 @@ def makespan(costs: Sequence[float], workers: int) -> float:
 
 def idle(costs: Iterable[float], workers: int, span: float) -> float:
     """The share of the workers' time in which they did nothing."""
-    return 1 - sum(costs) / (workers * span)
+    return max(0.0, 1 - sum(costs) / (workers * span))
 
 
 def policies(lengths: Lengths, workers: int) -> dict[str, float]:
@@ -219,13 +219,13 @@ def _cells(line: Sequence[float]) -> str:
     return f"{line[0]:,.1f} | {line[1]:,.2f} | {line[2]:,.2f} | {line[3]:,.3f} | {line[4]:,.0f}"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print the tables; draw the figure where one is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="a folder of {task}.jsonl")
     parser.add_argument("--model", default="gemma3-270m", help="whose tokenizer counts")
     parser.add_argument("--figure", type=Path, help="a PNG to draw")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     lengths = read_lengths(args.data, args.model)
     print_tables(lengths)
     if args.figure:

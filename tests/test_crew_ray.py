@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from benchmarks import ray_build
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
 from tests.support.ray_engine import Odd, absent, unlike
@@ -195,8 +197,6 @@ def test_a_cluster_that_runs_already(cluster, whole, tmp_path):
 
 
 def test_a_tiny_model_by_the_command_line(cluster, tiny_models, rows_file, tmp_path, monkeypatch):
-    import torch
-
     given = ("--task", "winogrande", "--model", tiny_models("gemma2"), "--source", rows_file)
     given += ("--per-class", "max", "--sequence-layers", "1,3")
     threads = torch.get_num_threads()
@@ -211,6 +211,21 @@ def test_a_tiny_model_by_the_command_line(cluster, tiny_models, rows_file, tmp_p
     assert "successes and as many failures" in done.stderr
     assert contents(tmp_path / "ray.zarr") == contents(tmp_path / "local.zarr")
     assert open_store(tmp_path / "ray.zarr").manifest.model["device"] == "cpu, 1 thread"
+
+
+@pytest.mark.slow
+def test_the_benchmark_times_and_compares(cluster, tiny_models, rows_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_build, "BLOCK", 8)
+    work = ray_build.Work(str(rows_file), str(tiny_models("llama")), "bfloat16", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        work.alone(str(tmp_path / "whole.zarr"), work.opener())
+        scan, start = ray_build.times(work, tmp_path, contents(tmp_path / "whole.zarr"), 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert [row["same bytes"] for row in scan.rows] == ["yes"] * 3
+    assert [row["workers"] for row in start.rows] == [1, 2]
 
 
 def test_straight_to_s3(cluster, s3, source, whole):
