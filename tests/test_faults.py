@@ -146,6 +146,14 @@ def test_a_build_that_waited_does_not_begin_anew(source, tmp_path, monkeypatch):
     verify_store(out)
 
 
+def test_a_note_that_is_half_written_is_no_shard(tmp_path):
+    journal = Journal(tmp_path / "s.zarr")
+    journal.store.write("gold/c/0", [b"12"])
+    journal.note_shard("gold/c/0", {"size": 2, "sha256": "0"})
+    (tmp_path / "s.zarr.partial" / "shards" / "gold.c.1.json.c0ffee00.partial").write_text('{"fi')
+    assert journal.shards() == {"gold/c/0": {"size": 2, "sha256": "0"}}
+
+
 @pytest.mark.parametrize("name", ["000001.npz", "000001.residuals"])
 @pytest.mark.parametrize("where", [0, 20, 21, -40, "cut", "gone"])
 def test_a_damaged_journal_is_said_and_made_again(name, where, source, whole, tmp_path, monkeypatch):

@@ -115,7 +115,9 @@ class Journal:
     def shards(self) -> dict[str, Entry]:
         """The shards that are done: what the manifest will say of each."""
         sizes = self.store.sizes()
-        notes = (json.loads(self._shards.read(note)) for note in self._shards.sizes())
+        # A kill leaves half-written notes, which are not removed before the journal is opened.
+        whole = (name for name in self._shards.sizes() if not name.endswith(PARTIAL))
+        notes = (json.loads(self._shards.read(name)) for name in whole)
         return {
             note["file"]: note["entry"] for note in notes if sizes.get(note["file"]) == note["entry"]["size"]
         }

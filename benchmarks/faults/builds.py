@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, replace
@@ -151,17 +150,14 @@ class Job:
 
     def _logging(self, work: IO[str]) -> Job:
         """The same, noting each block and each shard when it is begun."""
-        write_shard, began = crew.write_shard, time.monotonic()
-
-        def note(what: str, name: str) -> None:
-            work.write(f"{what} {name} {time.monotonic() - began:.4f}\n")
+        write_shard = crew.write_shard
 
         def writing(journal: Any, job: Any, *threads: Any) -> Any:
-            note("shard", job.name)
+            work.write(f"shard {job.name}\n")
             return write_shard(journal, job, *threads)
 
         crew.write_shard = writing
-        return self.before_each_block(lambda requests: note("block", requests[0].id))
+        return self.before_each_block(lambda requests: work.write(f"block {requests[0].id}\n"))
 
 
 def end_with_parent() -> None:
@@ -176,22 +172,24 @@ class Work:
 
     blocks: list[str]
     shards: list[str]
-    writing: float
-    """Seconds from its start to its first shard."""
 
     @classmethod
     def of(cls, log: Path) -> Work:
         """What the log of a build says, as far as it came."""
         whole = log.read_text().rpartition("\n")[0] if log.exists() else ""
         lines = [line.split() for line in whole.splitlines()]
-        begun = {kind: [name for what, name, _ in lines if what == kind] for kind in ("block", "shard")}
-        first = next((float(at) for what, _, at in lines if what == "shard"), float("inf"))
-        return cls(begun["block"], begun["shard"], first)
+        begun = {kind: [name for what, name in lines if what == kind] for kind in ("block", "shard")}
+        return cls(begun["block"], begun["shard"])
 
 
 def wait(child: int) -> int:
     """The exit status of a child, negative where a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def ended(child: int) -> bool:
+    """Whether a child has ended; its status is still to be had."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def real_job(folder: Path, rows: int = 48) -> Job:

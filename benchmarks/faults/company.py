@@ -71,7 +71,7 @@ def reads_during_a_build(job: Job, folder: Path, builds: int) -> Row:
 
 
 def no_numbers(job: Job, count: int, rng: random.Random) -> Row:
-    """NaN or infinity in one value of one block's output, for one example at a time."""
+    """NaN or infinity in one channel of one block's output, for one example at a time."""
     import torch
 
     row = Row("NaN or infinity in a residual")
@@ -82,7 +82,8 @@ def no_numbers(job: Job, count: int, rng: random.Random) -> Row:
 
         def plant(module: Any, inputs: Any, output: Any, value: float = value) -> Any:
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
-            hidden[:, -1, rng.randrange(hidden.shape[-1])] = torch.tensor(value, dtype=hidden.dtype)
+            # At every token: one that no choice of ours reads would not be stored.
+            hidden[..., rng.randrange(hidden.shape[-1])] = torch.tensor(value, dtype=hidden.dtype)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         hook = blocks[layer].register_forward_hook(plant)
@@ -91,7 +92,7 @@ def no_numbers(job: Job, count: int, rng: random.Random) -> Row:
             row.bad(f"block {layer}, {value}: stored")
         except ResidualError as error:
             named = candidate.id in str(error) and f"block {layer} " in str(error)
-            row.good(f"`{error}`") if named else row.bad(str(error))
+            row.good(f"`{error}`") if named else row.bad(f"{candidate.id}, block {layer}: {error}")
         finally:
             hook.remove()
     return row

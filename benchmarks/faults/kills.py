@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks.faults.builds import Job, Work, wait
+from benchmarks.faults.builds import Job, Work, ended, wait
 from benchmarks.faults.report import Row
 from benchmarks.faults.resume import Undisturbed
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -31,34 +32,39 @@ def random_instants(job: Job, folder: Path, counts: tuple[int, int], rng: random
     duration = time.monotonic() - started
     if again.files != whole.files:
         row.bad("two undisturbed builds differ")
-    _kill(row, whole, folder, counts[0], (0.0, duration), rng)
+
+    numbers = itertools.count()
+
+    def instant(child: int, log: Path) -> None:
+        time.sleep(duration * (row.injected + rng.random()) / counts[0])
+
+    while row.injected < counts[0]:
+        _kill(row, whole, folder / f"{next(numbers)}", instant)
     yield row
     row = Row("SIGKILL of a real build while it writes shards")
-    _kill(row, whole, folder, counts[1], (again.work.writing, duration), rng)
+
+    def shard(child: int, log: Path) -> None:
+        number = rng.randrange(len(whole.work.shards))
+        while len(Work.of(log).shards) <= number and not ended(child):
+            time.sleep(0.0005)
+
+    while row.injected < counts[1]:
+        _kill(row, whole, folder / f"{next(numbers)}", shard)
     yield row
 
 
-def _kill(
-    row: Row,
-    whole: Undisturbed,
-    folder: Path,
-    count: int,
-    span: tuple[float, float],
-    rng: random.Random,
-) -> None:
-    tries = 0
-    while row.injected < count:
-        tries += 1
-        out, log = folder / f"{len(row.fault)}-{tries}.zarr", folder / f"{len(row.fault)}-{tries}.log"
-        child = whole.job.start(out, log)
-        begin, end = span
-        time.sleep(begin + (end - begin) * (row.injected + rng.random()) / count)
-        os.kill(child, signal.SIGKILL)
-        status = wait(child)
-        if status == 0:
-            shutil.rmtree(out)  # it was faster than the undisturbed one
-        elif status != -signal.SIGKILL:
-            row.bad(f"{out.name} ended by itself: {status} {log.with_suffix('.error').read_text()[-300:]}")
-        else:
-            row.notes["while writing" if Work.of(log).shards else "in the scan"] += 1
-            whole.finish(row, out, log)
+def _kill(row: Row, whole: Undisturbed, name: Path, until: Callable[[int, Path], None]) -> None:
+    """Kill one build when ``until`` returns, and finish it."""
+    out, log = name.with_suffix(".zarr"), name.with_suffix(".log")
+    child = whole.job.start(out, log)
+    until(child, log)
+    os.kill(child, signal.SIGKILL)
+    status = wait(child)
+    if status == 0:
+        row.notes["came too late, and again"] += 1
+        shutil.rmtree(out)
+    elif status != -signal.SIGKILL:
+        row.bad(f"{out.name} ended by itself: {status} {log.with_suffix('.error').read_text()[-300:]}")
+    else:
+        row.notes["while writing" if Work.of(log).shards else "in the scan"] += 1
+        whole.finish(row, out, log)
