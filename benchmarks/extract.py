@@ -160,7 +160,12 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Table]
     loop = loop_examples(records, requests, bare.tokenizer, options.peer_examples)
     jobs = {
         "lmprobe_extract": {**job, "batch_size": options.peer_batch, "prompts": prompts},
-        "published_loop": {**job, "model": options.model, "examples": loop},
+        "published_loop": {
+            **job,
+            "dtype": options.loop_dtype or options.dtype,
+            "model": options.model,
+            "examples": loop,
+        },
     }
     with ExitStack() as stack:
         peers: dict[str, Peer] = {}
@@ -252,6 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--peers", type=Path, default=PYTHON, help="the Python of the peers' environment")
     parser.add_argument("--peer-examples", type=int, default=8, help="of the published loop")
+    parser.add_argument("--loop-dtype", help="of the published loop; default: that of the build")
     parser.add_argument("--peer-batch", type=int, default=32, help="examples of one batch of lmprobe")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)

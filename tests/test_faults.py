@@ -20,6 +20,7 @@ from tests.test_build import TASK, contents, settings
 from wif_store.build import build
 from wif_store.errors import BuildError, DamageError, ScoreError, SourceError
 from wif_store.journal import Journal
+from wif_store.places import LocalPlace
 from wif_store.score.predictions import read_predictions
 from wif_store.sources import load_source
 from wif_store.verify import verify_store
@@ -85,6 +86,24 @@ def test_a_kill_after_the_last_rename_leaves_nothing_behind(source, tmp_path, mo
         build(settings(), source, fake_engine(), out)
     if not plan_left:
         (tmp_path / "s.zarr.partial" / "plan.json").unlink()
+    assert build(settings(), source, fake_engine(), out).already_built
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_kill_while_the_run_is_logged_leaves_nothing_behind(source, tmp_path, monkeypatch):
+    out = tmp_path / "s.zarr"
+    written = LocalPlace.write
+
+    def half(self, name, parts):
+        if "log" not in name:
+            return written(self, name, parts)
+        (self.folder / f"{name}.c0ffee00.partial").write_bytes(b"{")
+        raise Stopped
+
+    monkeypatch.setattr(LocalPlace, "write", half)
+    with pytest.raises(Stopped):
+        build(settings(), source, fake_engine(), out)
+    monkeypatch.undo()
     assert build(settings(), source, fake_engine(), out).already_built
     assert list(tmp_path.iterdir()) == [out]
 

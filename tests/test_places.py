@@ -169,7 +169,7 @@ def test_a_build_on_a_url_is_no_store_until_its_manifest_and_is_resumed(
 def test_a_kill_before_the_journal_was_removed(source, bucket, monkeypatch):
     url = f"{bucket}/s.zarr"
 
-    def stop(self):
+    def stop(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -86,7 +86,7 @@ def write(folder, lengths):
     writer = StoreWriter(examples, [3, 5], [3, 5], 16)
     shards = [write_shard(journal, job) for job in writer.shards()]
     writer.finish(journal.store, HEADER, {shard.name: shard.entry for shard in shards})
-    journal.finish()
+    journal.finish(b"{}\n")
     return records
 
 

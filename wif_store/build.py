@@ -125,7 +125,6 @@ def _run(
     writer = StoreWriter(ordered, engine.layers, engine.sequence_layers, engine.d_model)
     shards = _write_shards(writer, journal, crew, progress)
     writer.finish(journal.store, header, shards)
-    journal.finish()
     report = Report(
         str(journal.out),
         selection,
@@ -136,7 +135,7 @@ def _run(
         scan_seconds=scanned_at - started,
         write_seconds=time.monotonic() - scanned_at,
     )
-    _log_run(report, engine, journal)
+    journal.finish(_run_line(report, engine))
     return report
 
 
@@ -175,8 +174,8 @@ def _audit(settings: Settings, kept: Sequence[Kept], source: Source) -> dict[str
     }
 
 
-def _log_run(report: Report, engine: Engine, journal: Journal) -> None:
-    """What differs from run to run stands beside the store, never in it."""
+def _run_line(report: Report, engine: Engine) -> bytes:
+    """What differs from run to run: it stands beside the store, never in it."""
     entry = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": platform.node(),
@@ -187,9 +186,7 @@ def _log_run(report: Report, engine: Engine, journal: Journal) -> None:
         "write_seconds": round(report.write_seconds, 3),
         "device": engine.model.get("device"),
     }
-    beside, name = journal.out.parent, f"{journal.out.name}.log.jsonl"
-    earlier = beside.read(name) if beside.exists(name) else b""
-    beside.write(name, [earlier, json.dumps(entry).encode() + b"\n"])
+    return json.dumps(entry).encode() + b"\n"
 
 
 @contextmanager

@@ -79,11 +79,23 @@ class Journal:
         """Let go of it."""
         self._held.close()
 
-    def finish(self) -> None:
-        """Give the store, whose manifest is written, its name, and remove the journal."""
+    def finish(self, line: bytes) -> None:
+        """Give the store, whose manifest is written, its name, log the run, and remove the journal."""
         if self.out.renames:
             self.out.parent.rename(f"{self.place.name}/{self.store.name}", self.out.name)
+        self._log(line)
         self.discard()
+
+    def _log(self, line: bytes) -> None:
+        """Add a line to the log beside the store."""
+        beside, log = self.out.parent, f"{self.out.name}.log.jsonl"
+        lines = [beside.read(log) if beside.exists(log) else b"", line]
+        if self.out.renames:
+            # Made in the journal: what a kill leaves of it goes with the journal.
+            self.place.write("log", lines)
+            beside.rename(f"{self.place.name}/log", log)
+        else:
+            beside.write(log, lines)
 
     def discard(self) -> None:
         """Remove the journal of a finished build."""

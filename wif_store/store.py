@@ -103,6 +103,7 @@ class ActivationStore:
         self.sequence_layers = self._read_layers("sequence_layer")
         self.d_model = int(manifest.model["d_model"])
         self._offsets: Int64 | None = None
+        self._success: Int8 | None = None
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -145,7 +146,9 @@ class ActivationStore:
         """
         index = self._position(layer, self.layers, FINAL_TOKEN)
         rows = self.rows(split)
-        return self._residuals(FINAL_TOKEN, [index], rows)[0], self.array("success", split)
+        if self._success is None:
+            self._success = self.array("success")
+        return self._residuals(FINAL_TOKEN, [index], rows)[0], self._success[rows].copy()
 
     def read_sequences(self, layer: int, split: str | None = None) -> tuple[Float32, Int64]:
         """One layer's residuals at every token, examples end to end.

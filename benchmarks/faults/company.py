@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.faults.builds import Job, contents, numbers, wait
@@ -20,13 +19,7 @@ PAUSE = 0.03
 
 def slowed(job: Job) -> Job:
     """The same build, with a pause before each block."""
-    extract = job.engine.extract
-
-    def slow(requests: Any) -> Any:
-        time.sleep(PAUSE)
-        return extract(requests)
-
-    return replace(job, engine=replace(job.engine, extract=slow))
+    return job.before_each_block(lambda requests: time.sleep(PAUSE))
 
 
 def two_builds(job: Job, folder: Path, count: int, rng: random.Random) -> Row:

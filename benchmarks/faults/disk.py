@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -13,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.faults.builds import Job, contents, wait
 from benchmarks.faults.report import Row
+from wif_store.places import LocalPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from wif_store.places import Entry
+    from wif_store.places.base import Part
 
 NOBODY = 65534
 
@@ -35,6 +40,42 @@ def tmpfs(folder: Path, size: str) -> Iterator[bool]:
     finally:
         if mounted:
             subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def quota(folder: Path, size: str) -> Iterator[Callable[[], object] | None]:
+    """A part of a file system at ``folder`` that may hold ``size``; yields what lifts the quota.
+
+    Yields None where none can be had: it takes root, a kernel with btrfs, and btrfs-progs.
+    """
+    image, top = folder.with_suffix(".img"), folder.with_suffix(".top")
+    top.mkdir()
+    with image.open("wb") as file:
+        file.truncate(128 * 2**20)
+    mounted = _succeeds("mkfs.btrfs", "-q", image) and _succeeds("mount", "-o", "loop", image, top)
+    try:
+        commands = (
+            ("btrfs", "quota", "enable", top),
+            ("btrfs", "subvolume", "create", top / "limited"),
+            ("btrfs", "qgroup", "limit", size, top / "limited"),
+        )
+        if mounted and all(_succeeds(*command) for command in commands):
+            folder.symlink_to(top / "limited", target_is_directory=True)
+            yield partial(_succeeds, "btrfs", "qgroup", "limit", "none", top / "limited")
+        else:
+            folder.mkdir()
+            yield None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(top)], check=True)
+        image.unlink()
+
+
+def _succeeds(*command: object) -> bool:
+    try:
+        return subprocess.run([*map(str, command)], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def remount(folder: Path, options: str) -> None:
@@ -57,6 +98,23 @@ def full(job: Job, folder: Path, points: int) -> Row:
             hinder = nothing if mounted else partial(_limit_files, int(most * share))
             mend = partial(remount, disk, "size=1g") if mounted else nothing
             _refused_then_finished(row, job, disk / "s.zarr", whole, hinder, mend)
+    return row
+
+
+def over_quota(job: Job, folder: Path, points: int) -> Row:
+    """A quota that is used up by a part of the build; where none can be had, the place's write says so."""
+    row = Row("quota used up in mid-build")
+    job.run(folder / "whole.zarr")
+    whole = contents(folder / "whole.zarr")
+    need = sum(p.stat().st_size for p in (folder / "whole.zarr").rglob("*") if p.is_file())
+    for number in range(points):
+        share = (number + 0.5) / points
+        place = folder / f"quota{number}"
+        # Btrfs counts its own nodes too.
+        with quota(place, f"{96 + int(need * 1.8 * share) // 1024}k") as lift:
+            row.notes["btrfs" if lift else "errno given by the place's write"] += 1
+            hinder = nothing if lift else partial(_refuse_bytes, int(need * 1.8 * share))
+            _refused_then_finished(row, job, place / "s.zarr", whole, hinder, lift or nothing)
     return row
 
 
@@ -120,19 +178,31 @@ def _refused_then_finished(
 
 def _at_block(job: Job, number: int, what: Callable[[], object]) -> Job:
     """The same build, in which something happens before a block is extracted."""
-    extract, blocks = job.engine.extract, iter(range(10**9))
-
-    def happening(requests: Any) -> Any:
-        if next(blocks) == number:
-            what()
-        return extract(requests)
-
-    return replace(job, engine=replace(job.engine, extract=happening))
+    blocks = iter(range(10**9))
+    return job.before_each_block(lambda requests: what() if next(blocks) == number else None)
 
 
 def _limit_files(size: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def _refuse_bytes(room: int) -> None:
+    """Have this process's places refuse what exceeds a quota, as the kernel would."""
+    write = LocalPlace.write
+
+    def limited(self: LocalPlace, name: str, parts: Iterable[Part]) -> Entry:
+        def counted() -> Iterator[Part]:
+            nonlocal room
+            for part in parts:
+                room -= len(part)
+                if room < 0:
+                    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self.folder / name))
+                yield part
+
+        return write(self, name, counted())
+
+    LocalPlace.write = limited  # type: ignore[method-assign]
 
 
 def _lose_rights(folder: Path) -> None:

@@ -1,0 +1,158 @@
+"""Residuals read straight from shards: what zarr reads, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.test_store import SMALL, write
+from wif_store import codecs, direct
+from wif_store.codecs import crc32c
+from wif_store.direct import DirectArray
+from wif_store.errors import DamageError
+from wif_store.places import LocalPlace
+from wif_store.schema import FINAL_TOKEN, SEQUENCE
+from wif_store.store import open_store
+
+LENGTHS = [9, 30, 2, 17, 25, 8, 1, 3, 40, 11]
+SHARD = "sequence/c/1/0/0"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A store of several shards and chunks, the last of each cut off by the array's end."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(codecs, name, value)
+    write(tmp_path, LENGTHS)
+    return tmp_path / "s.zarr"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(codecs, name, value)
+        folder = tmp_path_factory.mktemp("direct")
+        write(folder, LENGTHS)
+    return folder / "s.zarr"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from([FINAL_TOKEN, SEQUENCE]),
+    ends=st.tuples(st.integers(0, sum(LENGTHS)), st.integers(0, sum(LENGTHS))),
+    layers=st.lists(st.integers(0, 1), min_size=1, max_size=3),
+    span=st.sampled_from([1, 300, 10**9]),
+    threads=st.sampled_from([1, 3]),
+)
+def test_any_rows_are_what_zarr_reads(name, ends, layers, span, threads, kept):
+    values = zarr.open_group(kept, mode="r")[name]
+    start, stop = (min(end, values.shape[1]) for end in sorted(ends))
+    opened = open_store(kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalPlace, "span", span)
+        patch.setattr(direct, "THREADS", threads)
+        read = opened._residuals(name, layers, slice(start, stop))
+    np.testing.assert_array_equal(read, np.stack([values[layer, start:stop] for layer in layers]))
+
+
+def test_chunks_that_follow_each_other_are_one_request(store, monkeypatch):
+    opened = open_store(store)
+    ranges = []
+    read = LocalPlace.read
+
+    def noting(self, name, start=0, stop=None):
+        ranges.append((name, start, stop))
+        return read(self, name, start, stop)
+
+    monkeypatch.setattr(LocalPlace, "read", noting)
+    monkeypatch.setattr(LocalPlace, "span", 10**9)
+    for _ in range(2):
+        opened._residuals(SEQUENCE, [1], slice(1, 15))
+    # The index once, and its chunks in one range each time.
+    assert [name for name, *_ in ranges] == [SHARD] * 3
+    assert ranges[1] == ranges[2]
+
+
+def test_another_layout_is_left_to_zarr(store):
+    arrays = json.loads((store / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
+    assert all(DirectArray.understands(arrays[name]) for name in (FINAL_TOKEN, SEQUENCE))
+    assert not DirectArray.understands(arrays["gold"])
+    for change in (
+        lambda inner: inner.update(index_location="start"),
+        lambda inner: inner["index_codecs"].pop(),
+        lambda inner: inner["codecs"].pop(),
+        lambda inner: inner["codecs"].insert(0, {"name": "transpose", "configuration": {"order": [1, 0, 2]}}),
+        lambda inner: inner["codecs"][0]["configuration"].update(endian="big"),
+        lambda inner: inner.update(chunk_shape=[1, 4, 8]),
+    ):
+        array = json.loads(json.dumps(arrays[SEQUENCE]))
+        change(array["codecs"][0]["configuration"])
+        assert not DirectArray.understands(array)
+    opened = open_store(store)
+    want = opened.read_sequences(5, "train")[0]
+    opened._direct = {}
+    np.testing.assert_array_equal(opened.read_sequences(5, "train")[0], want)
+
+
+def index_of(content, chunks):
+    return np.frombuffer(content[-16 * chunks - 4 : -4], "<u8").reshape(-1, 2).copy()
+
+
+def resealed(content, index):
+    return content[: -index.nbytes - 4] + index.tobytes() + crc32c(index.tobytes())
+
+
+def chunk_missing(content, chunks):
+    index = index_of(content, chunks)
+    index[1] = 2**64 - 1
+    return resealed(content, index)
+
+
+def chunk_elsewhere(content, chunks):
+    index = index_of(content, chunks)
+    index[1, 0] = 2**40
+    return resealed(content, index)
+
+
+def two_chunks_swapped(content, chunks):
+    index = index_of(content, chunks)
+    index[1, 1] -= 1
+    return resealed(content, index)
+
+
+def declares_more(content, chunks):
+    """A chunk that says it holds gigabytes, under a checksum that fits."""
+    offset, length = index_of(content, chunks)[0].tolist()
+    chunk = bytearray(content[offset : offset + length])
+    chunk[4:8] = (2**31 - 2).to_bytes(4, "little")
+    chunk[-4:] = crc32c(bytes(chunk[:-4]))
+    return bytes(chunk) + content[offset + length :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (chunk_missing, "points where no chunk can be"),
+        (chunk_elsewhere, "points where no chunk can be"),
+        (two_chunks_swapped, "a chunk of sequence/c/1/0/0 does not have its checksum"),
+        (declares_more, "says it holds 2147483646"),
+        (lambda content, chunks: content[:-1] + b"\0", "the index of .* does not have its checksum"),
+        (lambda content, chunks: b"\0" + content[1:], "a chunk of .* does not have its checksum"),
+    ],
+)
+@pytest.mark.parametrize("span", [1, 10**9])
+def test_damage_and_lies_are_refused(damage, message, span, store, monkeypatch):
+    monkeypatch.setattr(LocalPlace, "span", span)
+    opened = open_store(store)
+    array = opened._direct[SEQUENCE]
+    path = store / SHARD
+    path.write_bytes(damage(path.read_bytes(), array._shard // array.step))
+    with pytest.raises(DamageError, match=f"sequence cannot be read .*{message}"):
+        opened.read_sequences(5)
+    opened.read_sequences(3)
