@@ -7,8 +7,10 @@ import os
 from functools import partial
 
 import fsspec
+import httpx2
 import numpy as np
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
@@ -225,3 +227,37 @@ def test_a_name_is_kept_by_whoever_has_it(tmp_path):
         pass
     with place.hold():
         pass
+
+
+@pytest.fixture
+def failing_hub(monkeypatch):
+    """A dataset on a Hub that answers 503 as often as it is told to; the waits of who asks it."""
+    place, waits, answers = place_of("hf://datasets/me/acts/s.zarr"), [], []
+
+    def info(path, **options):
+        if answers:
+            request = httpx2.Request("GET", "http://127.0.0.1:9/api/datasets/me/acts")
+            response = httpx2.Response(503, request=request, headers=answers.pop())
+            msg = "Server error\nfor url"
+            raise HfHubHTTPError(msg, response=response)
+        return {"size": 7}
+
+    monkeypatch.setattr(place.fs, "info", info)
+    monkeypatch.setattr("wif_store.hub_errors.time.sleep", waits.append)
+    return place, waits, answers
+
+
+def test_a_hub_that_fails_for_a_while_is_waited_for(failing_hub):
+    place, waits, answers = failing_hub
+    answers += [{}, {"Retry-After": "9"}]
+    assert place.size("manifest.json") == 7
+    assert waits == [9.0, 2.0]
+
+
+def test_a_hub_that_fails_for_good_is_one_line(failing_hub):
+    place, waits, answers = failing_hub
+    answers += [{}] * 99
+    with pytest.raises(StoreError, match="dataset me/acts: the Hub answered 503: run the same") as error:
+        place.size("manifest.json")
+    assert "\n" not in str(error.value)
+    assert waits == [1.0, 2.0, 4.0, 8.0]

@@ -33,8 +33,6 @@ def read_file(place: Place, name: str, most: int) -> bytes:
             msg = f"{place} is not a store: found no {name}; expected what `wif-store build` wrote"
         raise StoreError(msg) from None
     except OSError as error:
-        if error.errno is None:
-            raise  # the Hub's client, which says what it is
         msg = f"{place}/{name} cannot be read ({one_line(error)}): mend that, or open another store"
         raise StoreError(msg) from error
 

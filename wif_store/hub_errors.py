@@ -2,6 +2,36 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+WAITS: Final = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between tries of a small request that may succeed a little later."""
+LONGEST_WAIT: Final = 60.0
+PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
+
+
+def patiently(request: Callable[[], T]) -> T:
+    """Make a request, and again where its failure may pass: the client does so for content alone."""
+    for wait in WAITS:
+        try:
+            return request()
+        except Exception as error:
+            response = getattr(error, "response", None)
+            kinds = {kind.__name__ for kind in type(error).__mro__}
+            # The library the client speaks HTTP with is its own affair; who is offline need not wait.
+            passing = "TransportError" in kinds and "ConnectError" not in kinds
+            if not passing and getattr(response, "status_code", None) not in PASSING:
+                raise
+            asked = "" if response is None else response.headers.get("Retry-After", "")
+            time.sleep(max(wait, min(float(asked), LONGEST_WAIT) if asked.isdecimal() else 0.0))
+    return request()
+
 
 def one_line(error: BaseException, what: str) -> str:
     """A message for a failed request for ``what`` (as in "model google/gemma-2-2b"); no token in it."""

@@ -9,7 +9,9 @@ less of everything. The exit status is 1 if anything was lost.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +19,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.faults import builds, company, disk, fuzz, kills, rot
+from benchmarks.faults import boundaries, builds, company, disk, fuzz, hub, kills, objects, rot
 from benchmarks.faults.report import HEAD, Row
 
 if TYPE_CHECKING:
@@ -38,12 +40,14 @@ def campaign(folder: Path, seed: int, *, short: bool) -> Iterator[Row]:
         made_up.run(store)
     else:
         real = builds.real_job(place("real"))
-        yield kills.random_instants(real, folder / "real", 50, rng)
+        yield from kills.random_instants(real, folder / "real", (50, 10), rng)
         yield company.no_numbers(real, 40, rng)
         store = folder / "real" / "whole.zarr"
-    yield kills.write_boundaries(made_up, place("boundaries"), 100 if short else 1)
+    yield boundaries.write_boundaries(made_up, place("boundaries"), 100 if short else 1)
+    yield from objects.object_boundaries(made_up, place("objects"), (100, 150) if short else (1, 2))
     yield from rot.byte_flips(store, 60 if short else 300, rng)
     yield disk.full(made_up, place("full"), 4 if short else 20)
+    yield disk.over_quota(made_up, place("quota"), 2 if short else 20)
     yield disk.read_only(made_up, place("closed"))
     yield company.two_builds(made_up, place("two"), 2 if short else 20, rng)
     yield company.reads_during_a_build(made_up, place("read"), 1 if short else 10)
@@ -54,6 +58,9 @@ def campaign(folder: Path, seed: int, *, short: bool) -> Iterator[Row]:
     yield fuzz.metadata(folder / "small" / "s.zarr", counts[1], seed)
     yield fuzz.sources(place("sources"), counts[2], seed)
     yield fuzz.predictions(place("predictions"), counts[3], seed)
+    # The last, for its server has threads, and a process that has some is not to be forked.
+    faults = ["500", "reset", "wrong byte"] if short else list(hub.FAULTS)
+    yield from hub.hub_faults(place("hub"), faults, 1 if short else 8, rng)
 
 
 def main() -> None:
@@ -62,6 +69,9 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a little of everything, without a model")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    # Whatever ends it says so, and takes the builds along.
+    faulthandler.enable()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("the campaign was told to end"))
     warnings.filterwarnings("ignore", message="Consolidated metadata")
     warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
     started, lost = time.monotonic(), 0

@@ -53,7 +53,7 @@ class Watched:
 
 
 class WatchedStream(Watched):
-    """The same of extraction that takes up one block more, to encode it, while the model runs the one before."""
+    """The same of extraction that takes up a block, to encode it, while the model runs the one before."""
 
     def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
         """Run block after block."""
@@ -116,8 +116,8 @@ class Job:
     def start(self, out: Path | str, log: Path, prepare: Callable[[], object] = lambda: None) -> int:
         """Build in a child; returns its process id.
 
-        Every block that the model begins and every shard that is begun is a line of ``log``. It ends with 0, or
-        with 1 (an error of ours) or 2 and the error in ``log`` with the suffix ``.error``.
+        Every block that the model begins and every shard that is begun is a line of ``log``. It ends with
+        0, or with 1 (an error of ours) or 2 and the error in ``log`` with the suffix ``.error``.
         """
         child = os.fork()
         if child:

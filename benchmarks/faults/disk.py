@@ -8,9 +8,8 @@ import resource
 import signal
 import subprocess
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.faults.builds import Job, contents, wait
 from benchmarks.faults.report import Row

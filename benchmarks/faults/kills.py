@@ -1,4 +1,4 @@
-"""SIGKILL at random instants of a real build, which runs as `wif-store build` does: in a stream, with threads."""
+"""SIGKILL at random instants of a real build, which runs as `wif-store build` does: a stream and threads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def random_instants(job: Job, folder: Path, counts: tuple[int, int], rng: random.Random) -> Iterator[Row]:
-    """Kill builds at instants spread over their duration, and others while they write; finish each by the same call.
+    """Kill builds at instants spread over their duration, and others while they write.
 
-    The folder keeps the undisturbed ``whole.zarr``.
+    Each is finished by the same call. The folder keeps the undisturbed ``whole.zarr``.
     """
     row = Row("SIGKILL of a real build at random instants")
     whole = Undisturbed.build(job, folder / "whole.zarr", folder / "whole.log")

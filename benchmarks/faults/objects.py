@@ -1,4 +1,4 @@
-"""Builds straight to an object store: ended between any two requests that write, and refused at any request."""
+"""Builds straight to an object store: ended between two requests that write, refused at any request."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def _info(path: Path) -> dict[str, Any]:
     return {"name": str(path), "size": path.stat().st_size, "type": kind}
 
 
-def object_boundaries(job: Job, folder: Path, step: int) -> tuple[Row, Row]:
-    """Kill a build before every ``step``-th request that writes; have every ``step``-th request of any kind refused."""
+def object_boundaries(job: Job, folder: Path, steps: tuple[int, int]) -> tuple[Row, Row]:
+    """Kill a build before its requests that write, or have a request refused; ``steps`` leave some out."""
     fsspec.register_implementation("bucket", Bucket, clobber=True)
     killed, refused = Row("object store: killed before a request"), Row("object store: a request refused")
     Bucket.uploads, counted = folder / "uploads", folder / "count"
@@ -105,7 +105,7 @@ def object_boundaries(job: Job, folder: Path, step: int) -> tuple[Row, Row]:
     requests = counted.read_text().split()
     writes = [at for at, verb in enumerate(requests) if verb in CHANGES]
     killed.notes["requests that write"] = len(writes)
-    for at in writes[::step]:
+    for at in writes[:: steps[0]]:
         out, log = f"bucket://{folder}/k{at}.zarr", folder / f"k{at}.log"
         status = wait(job.start(out, log, lambda at=at: _at(at, lambda verb, path: os._exit(STOPPED))))
         if status == STOPPED:
@@ -113,7 +113,7 @@ def object_boundaries(job: Job, folder: Path, step: int) -> tuple[Row, Row]:
         else:
             killed.bad(f"{out} was to be stopped and ended with {status}")
     refused.notes["requests"] = len(requests)
-    for at in range(0, len(requests), step):
+    for at in range(0, len(requests), steps[1]):
         out, log = f"bucket://{folder}/r{at}.zarr", folder / f"r{at}.log"
         status = wait(job.start(out, log, lambda at=at: _at(at, _refuse)))
         said = log.with_suffix(".error").read_text()

@@ -46,7 +46,7 @@ class Undisturbed:
         return cls(job, contents(folder_of(out)), Work.of(log))
 
     def finish(self, row: Row, out: Path | str, log: Path, saw: str = "") -> None:
-        """After a stop: no half store opens; the same call makes the same bytes, and nothing that is durable anew."""
+        """After a stop: no half store opens; the same call makes the same bytes, and nothing durable anew."""
         folder = folder_of(out)
         try:
             open_store(out)

@@ -45,6 +45,23 @@ def test_a_stream_is_its_blocks(engine, blocks, depth, monkeypatch):
         np.testing.assert_array_equal(one.sequence, other.sequence)
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_block_is_given_back_before_the_next_one_is_done(engine, blocks, depth, monkeypatch):
+    monkeypatch.setattr(engine.extract._side, "depth", depth)
+    launch, launched = engine.extract._launch, []
+
+    def launching(jobs, places, records):
+        launched.append(len(jobs))
+        return launch(jobs, places, records)
+
+    monkeypatch.setattr(engine.extract, "_launch", launching)
+    stream = engine.extract.stream([blocks[0], blocks[2]])
+    next(stream)
+    assert sum(launched[:3]) == len(blocks[0])
+    assert len(launched) == 3 + depth
+    stream.close()
+
+
 def test_the_next_block_is_encoded_in_another_thread(engine, blocks, monkeypatch):
     encoder, threads = engine.extract.encoder, []
 

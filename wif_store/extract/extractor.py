@@ -106,6 +106,8 @@ class Extractor:
                 flying.append(self._launch([jobs[i] for i in batch], batch, records))
                 while len(flying) > self._side.depth:
                     self._land(flying.popleft())
+                # Not after all batches of this one: what is not given back is not journalled either.
+                yield from _finished(begun)
             yield from _finished(begun)
         while flying:
             self._land(flying.popleft())

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zarr
 
 from wif_store.errors import StoreError, one_line
+from wif_store.hub_errors import one_line as hub_line
+from wif_store.hub_errors import patiently
 from wif_store.places.base import Count, refuse_link
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from wif_store.places.base import Entry, Part
+
+T = TypeVar("T")
 
 
 class RemotePlace:
@@ -73,19 +77,18 @@ class RemotePlace:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """An object, or the range of it that is there, in one request."""
-        with self._errors(name):
-            content: bytes = self.fs.cat_file(self._path(name), start=start or None, end=stop)
+        content: bytes = self._ask(
+            name, lambda: self.fs.cat_file(self._path(name), start=start or None, end=stop)
+        )
         return content
 
     def size(self, name: str) -> int:
         """Bytes of an object."""
-        with self._errors(name):
-            return int(self.fs.info(self._path(name))["size"] or 0)
+        return int(self._ask(name, lambda: self.fs.info(self._path(name)))["size"] or 0)
 
     def sizes(self) -> dict[str, int]:
         """Every object below, with its bytes; links are refused."""
-        with self._errors():
-            found = self.fs.find(self.root, detail=True)
+        found = self._ask("", lambda: self.fs.find(self.root, detail=True))
         sizes = {}
         for path, info in found.items():
             name = path.removeprefix(self.root).lstrip("/")
@@ -96,10 +99,9 @@ class RemotePlace:
 
     def exists(self, name: str = "") -> bool:
         """Whether there is such an object, or any below that name."""
-        with self._errors(name):
-            # Another machine may have written it since this one looked.
-            self.fs.invalidate_cache()
-            return bool(self.fs.exists(self._path(name)))
+        # Another machine may have written it since this one looked.
+        self.fs.invalidate_cache()
+        return bool(self._ask(name, lambda: self.fs.exists(self._path(name))))
 
     def remove(self, name: str = "") -> None:
         """Remove an object, or everything below that name."""
@@ -133,15 +135,25 @@ class RemotePlace:
                 file.close()
                 self.fs.rm(self._path(name))
 
+    def _ask(self, name: str, request: Callable[[], T]) -> T:
+        """Ask for something; the Hub again where it may answer a little later."""
+        if not self.url.startswith("hf://"):
+            with self._errors(name):
+                return request()
+        try:
+            return patiently(request)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            dataset = "/".join(self.url.removeprefix("hf://datasets/").split("/")[:2])
+            raise StoreError(hub_line(error, f"dataset {dataset}")) from error
+
     @contextmanager
     def _errors(self, name: str = "") -> Iterator[None]:
         """Give what a client raises, which is of many kinds, as one that says where and what."""
         try:
             yield
         except Exception as error:
-            # Those of the Hub's client are told where the Hub is spoken to.
-            if self.url.startswith("hf://"):
-                raise
             path = f"{self.url}/{name}" if name else self.url
             code = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EIO
             raise OSError(getattr(error, "errno", None) or code, one_line(error), path) from error
