@@ -44,6 +44,26 @@ def test_the_short_campaign_loses_nothing():
     assert all(int(row[2]) == int(row[3]) > 0 == int(row[4]) for row in rows), done.stdout
 
 
+ONE_KILL = """
+import random, sys, warnings
+from pathlib import Path
+from benchmarks.faults import builds, kills
+warnings.filterwarnings("ignore")
+folder = Path(sys.argv[1]).resolve()
+job = builds.real_job(folder, 16)
+assert job.prepare.args == (2,)
+for row in kills.random_instants(job, folder, (1, 1), random.Random(0)):
+    assert (row.injected, row.lost) == (1, 0), row.failures
+"""
+
+
+@pytest.mark.slow
+def test_builds_of_the_campaign_have_threads_of_their_own(tmp_path):
+    """A child of a process in which OpenMP has run waits for ever in its first forward pass."""
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", ONE_KILL, tmp_path], cwd=ROOT, env=env, check=True, timeout=400)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"

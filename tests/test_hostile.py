@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -17,7 +18,8 @@ import zarr
 
 from tests.support.stores import seal
 from wif_store.bounded import zstd_content_size
-from wif_store.errors import DamageError, StoreError, WifError
+from wif_store.errors import BuildError, DamageError, StoreError, WifError
+from wif_store.journal import Journal
 from wif_store.manifest import render_manifest
 from wif_store.store import open_store
 from wif_store.verify import verify_store
@@ -274,6 +276,40 @@ def test_array_metadata_that_other_readers_would_follow(store):
     seal(store, manifest_of(store))
     with pytest.raises(DamageError, match=r"gold/zarr\.json is not what zarr\.json says of it"):
         verify_store(store)
+
+
+class Bomb:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.trace),))
+
+
+def test_a_pickle_in_a_journal_is_not_run(tmp_path):
+    content, trace = io.BytesIO(), tmp_path / "trace"
+    np.savez(content, prompts=np.array([Bomb(trace)], dtype=object))
+    blocks = Journal(tmp_path / "s.zarr").blocks
+    folder = tmp_path / "s.zarr.partial" / "blocks"
+    folder.mkdir(parents=True)
+    (folder / "000000.npz").write_bytes(content.getvalue())
+    with pytest.raises(BuildError, match="000000 is damaged"):
+        blocks.block(0)
+    assert not trace.exists()
+    with np.load(io.BytesIO(content.getvalue()), allow_pickle=True) as found:
+        assert found["prompts"].shape == (1,)
+    assert trace.exists()  # it would have been run
+
+
+def test_a_link_in_a_journal_is_refused(tmp_path):
+    blocks = Journal(tmp_path / "s.zarr").blocks
+    folder = tmp_path / "s.zarr.partial" / "blocks"
+    folder.mkdir(parents=True)
+    (folder / "000000.npz").symlink_to("/etc/passwd")
+    with pytest.raises(DamageError, match=r"000000\.npz is a link"):
+        blocks.numbers()
 
 
 def test_nothing_is_unpickled(whole, monkeypatch):
