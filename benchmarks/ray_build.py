@@ -210,12 +210,13 @@ def run(options: argparse.Namespace, folder: Path) -> bool:
         tables = times(work, folder, whole, options.turns)
     print(f"\n{HEAD}")
     lost = 0
-    for row in (
-        killed_workers(work, folder, whole, options.kills, rng),
-        killed_drivers(work, folder, whole, options.kills, rng),
-        to_s3(work, whole),
-    ):
-        print(row, flush=True)
+    parts = (
+        partial(killed_workers, work, folder, whole, options.kills, rng),
+        partial(killed_drivers, work, folder, whole, options.kills, rng),
+        partial(to_s3, work, whole),
+    )
+    for part in parts:
+        print(row := part(), flush=True)
         for failure in row.failures:
             print(f"  lost: {failure}", file=sys.stderr)
         lost += row.lost
