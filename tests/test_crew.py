@@ -19,6 +19,7 @@ from wif_store.build import build
 from wif_store.crew import LocalCrew, Outcome
 from wif_store.errors import BuildError
 from wif_store.journal import Journal
+from wif_store.places import PARTIAL
 from wif_store.selection import Tally
 from wif_store.shards import write_shard
 from wif_store.sources import load_source
@@ -74,6 +75,23 @@ def test_blocks_and_shards_in_any_order_end_in_the_same_bytes(per_class, seed, s
     assert (other.blocks, other.selection) == (report.blocks, report.selection)
     assert contents(out) == contents(whole)
     assert not (tmp_path / "s.zarr.partial").exists()
+
+
+class DyingCrew(FarCrew):
+    """One worker is killed in the middle of a shard, which another then writes."""
+
+    def write(self, jobs, journal):
+        for shard in super().write(jobs, journal):
+            half = f"{shard.name}.00000000{PARTIAL}"
+            journal.store.write(half, [b"half"])
+            yield shard
+
+
+def test_what_a_killed_worker_leaves_is_not_in_the_store(source, tmp_path):
+    build(settings(), source, fake_engine(), tmp_path / "whole.zarr")
+    out = tmp_path / "s.zarr"
+    build(settings(), source, fake_engine(), out, crew=DyingCrew(fake_engine().extract, str(out), 0))
+    assert contents(out) == contents(tmp_path / "whole.zarr")
 
 
 @pytest.mark.parametrize("first", [0, 1])

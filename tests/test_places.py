@@ -18,7 +18,7 @@ from tests.test_build import TASK, contents, settings
 from tests.test_crew import FarCrew
 from wif_store import places
 from wif_store.build import build
-from wif_store.errors import BuildError, SelectionError, StoreError
+from wif_store.errors import BuildError, DamageError, SelectionError, StoreError
 from wif_store.places import RemotePlace, place_of
 from wif_store.sources import load_source
 from wif_store.store import open_store
@@ -261,3 +261,18 @@ def test_a_hub_that_fails_for_good_is_one_line(failing_hub):
         place.size("manifest.json")
     assert "\n" not in str(error.value)
     assert waits == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_hub_that_fails_in_mid_read_is_no_damage(source, tmp_path, monkeypatch):
+    build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    store = open_store(tmp_path / "s.zarr")
+
+    def reset(*args):
+        msg = "Server disconnected"
+        raise httpx2.ReadError(msg)
+
+    monkeypatch.setattr(store, "name", "hf://datasets/me/acts/s.zarr")
+    monkeypatch.setattr(store, "_group", {"gold": type("Array", (), {"__getitem__": reset})()})
+    with pytest.raises(StoreError, match="dataset me/acts cannot be loaded: Server disconnected") as error:
+        store.array("gold")
+    assert not isinstance(error.value, DamageError)

@@ -23,14 +23,30 @@ def patiently(request: Callable[[], T]) -> T:
             return request()
         except Exception as error:
             response = getattr(error, "response", None)
-            kinds = {kind.__name__ for kind in type(error).__mro__}
-            # The library the client speaks HTTP with is its own affair; who is offline need not wait.
-            passing = "TransportError" in kinds and "ConnectError" not in kinds
+            # Who is offline need not wait.
+            passing = _is_transport(error) and type(error).__name__ != "ConnectError"
             if not passing and getattr(response, "status_code", None) not in PASSING:
                 raise
             asked = "" if response is None else response.headers.get("Retry-After", "")
             time.sleep(max(wait, min(float(asked), LONGEST_WAIT) if asked.isdecimal() else 0.0))
     return request()
+
+
+def is_hubs(error: BaseException) -> bool:
+    """Whether it says that the Hub was not to be reached or refused, and nothing of what it holds."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return isinstance(error, HfHubHTTPError | ConnectionError | TimeoutError) or _is_transport(error)
+
+
+def _is_transport(error: BaseException) -> bool:
+    # The library the client speaks HTTP with is its own affair.
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+
+
+def dataset_of(url: str) -> str:
+    """What ``hf://datasets/me/acts/s.zarr`` is a part of: ``dataset me/acts``."""
+    return "dataset " + "/".join(url.removeprefix("hf://datasets/").split("/")[:2])
 
 
 def one_line(error: BaseException, what: str) -> str:

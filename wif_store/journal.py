@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.blocks import Blocks
+from wif_store.differences import differences, listed
 from wif_store.errors import BuildError
 from wif_store.places import PARTIAL, place_of
 from wif_store.schema import MANIFEST
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from wif_store.places import Entry
+    from wif_store.places import Entry, Place
 
 PLAN: Final = "plan.json"
 
@@ -66,10 +67,7 @@ class Journal:
             self._check_same(plan)
         else:
             self.place.write(PLAN, [json.dumps(plan, indent=1).encode()])
-        # A kill leaves half-written files beside those they were to become.
-        for name in self.place.sizes():
-            if name.endswith(PARTIAL):
-                self.place.remove(name)
+        _sweep(self.place)
 
     def begun(self) -> bool:
         """Whether a build is in progress here."""
@@ -82,6 +80,8 @@ class Journal:
     def finish(self, line: bytes) -> None:
         """Give the store, whose manifest is written, its name, log the run, and remove the journal."""
         if self.out.renames:
+            # A worker may have been killed that this process outlived.
+            _sweep(self.store)
             self.out.parent.rename(f"{self.place.name}/{self.store.name}", self.out.name)
         self._log(line)
         self.discard()
@@ -132,19 +132,17 @@ class Journal:
         return found
 
     def _check_same(self, plan: Mapping[str, Any]) -> None:
-        found, wanted = self._found_plan(), json.loads(json.dumps(plan))
-        differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+        differing = differences(self._found_plan(), json.loads(json.dumps(plan)))
         if differing:
-            name = differing[0]
             msg = (
-                f"{self.place} holds an unfinished build with another {', '.join(differing)} "
-                f"({name}: found {_short(found.get(name))}, expected {_short(wanted.get(name))}): "
+                f"{self.place} holds an unfinished build with another {listed(differing)}: "
                 "repeat its own command, choose another --out, or delete it"
             )
             raise BuildError(msg)
 
 
-def _short(value: Any) -> str:
-    """A value as it is shown in an error: one line, not too long."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _sweep(place: Place) -> None:
+    """Remove the half-written files that a kill leaves beside those they were to become."""
+    for name in place.sizes():
+        if name.endswith(PARTIAL):
+            place.remove(name)

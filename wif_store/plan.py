@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wif_store import __version__
+from wif_store.differences import differences, listed
 from wif_store.errors import BuildError, StoreError
 from wif_store.schema import FORMAT_VERSION
 from wif_store.store import open_store
@@ -69,10 +70,10 @@ def check_finished(out: Place, plan: dict[str, Any]) -> None:
         "selection": {name: manifest.selection.get(name) for name in plan["selection"]},
         "batching": manifest.batching,
     }
-    differing = [name for name, value in found.items() if value != plan[name]]
+    differing = differences(found, {name: plan[name] for name in found})
     if differing:
         msg = (
-            f"{out} holds a finished store with another {', '.join(differing)}: "
+            f"{out} holds a finished store with another {listed(differing)}: "
             "choose another --out, or delete it"
         )
         raise BuildError(msg)

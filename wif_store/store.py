@@ -12,6 +12,8 @@ from wif_store.bounded import bounded
 from wif_store.direct import DirectArray
 from wif_store.errors import DamageError, StoreError, WifError, one_line
 from wif_store.files import read_file, read_manifest
+from wif_store.hub_errors import dataset_of, is_hubs
+from wif_store.hub_errors import one_line as hub_line
 from wif_store.manifest import parse_manifest as parse_manifest
 from wif_store.places import place_of
 from wif_store.schema import (
@@ -293,7 +295,11 @@ class ActivationStore:
         except Exception as error:
             raise self._unreadable(name, error) from error
 
-    def _unreadable(self, name: str, error: Exception) -> DamageError:
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
         # A checksum, a codec and a place each raise their own kind.
+        if isinstance(error, StoreError):
+            return error
+        if self.name.startswith("hf://") and is_hubs(error):
+            return StoreError(hub_line(error, dataset_of(self.name)))
         msg = f"{self.name}: {name} cannot be read ({one_line(error)}): `wif-store verify` names the file"
         return DamageError(msg)

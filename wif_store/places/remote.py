@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zarr
 
 from wif_store.errors import StoreError, one_line
+from wif_store.hub_errors import dataset_of, patiently
 from wif_store.hub_errors import one_line as hub_line
-from wif_store.hub_errors import patiently
 from wif_store.places.base import Count, refuse_link
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ class RemotePlace:
         except FileNotFoundError:
             raise
         except Exception as error:
-            dataset = "/".join(self.url.removeprefix("hf://datasets/").split("/")[:2])
-            raise StoreError(hub_line(error, f"dataset {dataset}")) from error
+            raise StoreError(hub_line(error, dataset_of(self.url))) from error
 
     @contextmanager
     def _errors(self, name: str = "") -> Iterator[None]:
