@@ -7,8 +7,12 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wif_store.errors import SourceError
+from wif_store.extract import batching
+from wif_store.extract.batching import BatchLimits, plan_batches, plan_flights
 from wif_store.extract.engine import open_engine
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
@@ -33,7 +37,9 @@ def blocks(rows_file):
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
-def test_a_stream_is_its_blocks(engine, blocks, depth, monkeypatch):
+@pytest.mark.parametrize("flight", [1, 100, 10**6])
+def test_a_stream_is_its_blocks(engine, blocks, depth, flight, monkeypatch):
+    monkeypatch.setattr(batching, "FLIGHT_TOKENS", flight)
     apart = [engine.extract(block) for block in blocks]
     # On CUDA batches are landed one late, across blocks; here the same code does so.
     monkeypatch.setattr(engine.extract._side, "depth", depth)
@@ -47,12 +53,13 @@ def test_a_stream_is_its_blocks(engine, blocks, depth, monkeypatch):
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_block_is_given_back_before_the_next_one_is_done(engine, blocks, depth, monkeypatch):
+    monkeypatch.setattr(batching, "FLIGHT_TOKENS", 1)
     monkeypatch.setattr(engine.extract._side, "depth", depth)
     launch, launched = engine.extract._launch, []
 
-    def launching(jobs, places, records):
-        launched.append(len(jobs))
-        return launch(jobs, places, records)
+    def launching(jobs, batches, records):
+        launched.append(sum(map(len, batches)))
+        return launch(jobs, batches, records)
 
     monkeypatch.setattr(engine.extract, "_launch", launching)
     stream = engine.extract.stream([blocks[0], blocks[2]])
@@ -60,6 +67,23 @@ def test_a_block_is_given_back_before_the_next_one_is_done(engine, blocks, depth
     assert sum(launched[:3]) == len(blocks[0])
     assert len(launched) == 3 + depth
     stream.close()
+
+
+@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 90)), max_size=60))
+def test_flights_are_the_batches_in_turn_and_no_larger_than_needed(rows):
+    lengths, states = [n for n, _ in rows], [min(row) for row in rows]
+    flights = list(plan_flights(lengths, states, BatchLimits(512, 8)))
+    assert list(chain(*flights)) == list(plan_batches(lengths, BatchLimits(512, 8)))
+    full = [
+        sum(states[i] for i in chain(*flight)) >= batching.FLIGHT_STATES
+        or sum(lengths[i] for i in chain(*flight)) >= batching.FLIGHT_TOKENS
+        for flight in flights
+    ]
+    assert all(full[:-1])
+    for flight in flights:
+        before = [*chain(*flight[:-1])]
+        assert sum(states[i] for i in before) < batching.FLIGHT_STATES
+        assert sum(lengths[i] for i in before) < batching.FLIGHT_TOKENS
 
 
 def test_the_next_block_is_encoded_in_another_thread(engine, blocks, monkeypatch):

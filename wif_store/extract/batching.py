@@ -1,15 +1,20 @@
-"""Batches planned from the data alone: length order, bounded by a token budget."""
+"""Batches planned from the data alone: length order, bounded by a token budget; those scored together."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+FLIGHT_STATES: Final = 128
+"""States from which on scoring is arithmetic: with fewer it is reading the head's weights."""
+FLIGHT_TOKENS: Final = 8192
+"""Tokens whose residuals may wait for others to be scored with; a batch of a GPU is a flight of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +54,26 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[i
         rows = max(1, min(limits.examples, limits.tokens // max(1, lengths[order[start]])))
         yield order[start : start + rows]
         start += rows
+
+
+def plan_flights(
+    lengths: Sequence[int], states: Sequence[int], limits: BatchLimits
+) -> Iterator[list[list[int]]]:
+    """The batches of ``plan_batches``, in groups whose states are scored together.
+
+    Args:
+        lengths: Tokens of each row.
+        states: How many of them predict a scored token.
+        limits: How large a batch may be.
+    """
+    flight: list[list[int]] = []
+    waiting = held = 0
+    for batch in plan_batches(lengths, limits):
+        flight.append(batch)
+        waiting += sum(states[i] for i in batch)
+        held += sum(lengths[i] for i in batch)
+        if waiting >= FLIGHT_STATES or held >= FLIGHT_TOKENS:
+            yield flight
+            flight, waiting, held = [], 0, 0
+    if flight:
+        yield flight

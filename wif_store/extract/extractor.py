@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from wif_store.extract.batching import BatchLimits, plan_batches
+from wif_store.extract.batching import BatchLimits, plan_flights
 from wif_store.extract.jobs import Job, plan
 from wif_store.extract.residuals import Capture, Side, check_finite, to_numpy
 from wif_store.extract.tokenize import Encoded, Encoder
@@ -29,18 +29,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
-    """A batch that is on the device.
-
-    ``places`` are those of its jobs among ``records``, the block's. ``log_probs`` are those of all scored
-    tokens, float32; ``mark`` is where the main stream has computed everything.
-    """
+class Batch:
+    """A forward pass: its jobs, the block's records at ``places``, and what was read of it."""
 
     jobs: list[Job]
     places: list[int]
+    capture: Capture
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Batches that are on the device and were scored together.
+
+    ``records`` are the block's. ``log_probs`` are those of all scored tokens, float32; ``mark`` is where the
+    main stream has computed everything.
+    """
+
+    batches: list[Batch]
     records: list[Record | None]
     log_probs: torch.Tensor
-    capture: Capture
     mark: torch.cuda.Event | None
 
 
@@ -95,70 +102,86 @@ class Extractor:
 
     @torch.inference_mode()
     def _run(self, blocks: Iterator[list[Encoded]]) -> Iterator[list[Record]]:
-        """While one batch is on the device, the one before it is taken off."""
+        """While one flight is on the device, the one before it is taken off."""
         begun: deque[list[Record | None]] = deque()
         flying: deque[Flight] = deque()
         for block in blocks:
             jobs = [plan(encoded, self.protocol, trees=self.model.decoder.trees) for encoded in block]
             records: list[Record | None] = [None] * len(jobs)
             begun.append(records)
-            for batch in plan_batches([len(job) for job in jobs], self.limits):
-                flying.append(self._launch([jobs[i] for i in batch], batch, records))
+            lengths, states = [len(job) for job in jobs], [len(job.node) for job in jobs]
+            # Of one block alone: where a build was resumed must not show in its numbers.
+            for batches in plan_flights(lengths, states, self.limits):
+                flying.append(self._launch(jobs, batches, records))
                 while len(flying) > self._side.depth:
                     self._land(flying.popleft())
-                # Not after all batches of this one: what is not given back is not journalled either.
+                # Not after all flights of this one: what is not given back is not journalled either.
                 yield from _finished(begun)
             yield from _finished(begun)
         while flying:
             self._land(flying.popleft())
         yield from _finished(begun)
 
-    def _launch(self, jobs: list[Job], places: list[int], records: list[Record | None]) -> Flight:
-        """Start a forward pass; nothing here waits for the device."""
+    def _launch(self, jobs: list[Job], batches: list[list[int]], records: list[Record | None]) -> Flight:
+        """Start forward passes and score them; nothing here waits for the device."""
+        passed, states = [], []
+        for places in batches:
+            batch, scored = self._forward([jobs[i] for i in places], places)
+            passed.append(batch)
+            states.append(scored)
+        order = [jobs[i] for places in batches for i in places]
+        starts = _starts(len(job.node) for job in order)
+        place = np.concatenate([start + job.place for start, job in zip(starts, order, strict=True)])
+        tokens = np.concatenate([job.token for job in order])
+        log_probs = self.model.head.log_probs(torch.cat(states), place, tokens)
+        return Flight(passed, records, log_probs, self._side.mark())
+
+    def _forward(self, jobs: list[Job], places: list[int]) -> tuple[Batch, torch.Tensor]:
+        """One forward pass, and the states of it that predict scored tokens."""
         rows = pad([tree for job in jobs for tree in job.trees], self.model.device)
         starts = _starts(map(len, jobs))
         ends = [start + path[-1] for start, job in zip(starts, jobs, strict=True) for path in job.readings]
         capture = Capture(self.layers, self.sequence_layers, rows.nodes[self._index(ends)], rows.nodes)
         with capture.reading(self.model.blocks):
             states = self.model.decoder.states(rows).flatten(0, 1)
-        # A state that predicts for several choices is projected once.
-        nodes, place = np.unique(
-            np.concatenate([start + job.node for start, job in zip(starts, jobs, strict=True)]),
-            return_inverse=True,
-        )
-        tokens = np.concatenate([job.token for job in jobs])
-        log_probs = self.model.head.log_probs(states[rows.nodes[self._index(nodes)]], place, tokens)
-        return Flight(jobs, places, records, log_probs, capture, self._side.mark())
+        nodes = np.concatenate([start + job.node for start, job in zip(starts, jobs, strict=True)])
+        return Batch(jobs, places, capture), states[rows.nodes[self._index(nodes)]]
 
     def _land(self, flight: Flight) -> None:
-        """Bring a batch to the host: the answers first, for they may say what is read."""
-        jobs = flight.jobs
+        """Bring a flight to the host: the answers first, for they may say what is read."""
         with self._side.after(flight.mark):
-            log_probs = np.split(
-                self._side.to_host(flight.log_probs).double().numpy(),
-                np.cumsum([len(job.token) for job in jobs])[:-1],
-            )
-            scores = [
-                np.bincount(job.choice, part, len(job.factor)) * job.factor
-                for job, part in zip(jobs, log_probs, strict=True)
-            ]
-            answers = [int(np.argmax(s)) for s in scores]
-            readings = [job.reading(answer) for job, answer in zip(jobs, answers, strict=True)]
-            reads = [job.readings[reading] for job, reading in zip(jobs, readings, strict=True)]
-            ends = _starts(len(job.readings) for job in jobs) + readings
-            nodes = np.concatenate([s + r for s, r in zip(_starts(map(len, jobs)), reads, strict=True)])
-            final = flight.capture.final_tokens(self._index(ends))
-            sequences = flight.capture.sequences(self._index(nodes))
-            names = [job.encoded.request.id for job in jobs]
-            check_finite(final, self.layers, [1] * len(jobs), names)
-            check_finite(sequences, self.sequence_layers, [len(r) for r in reads], names)
-            finals = to_numpy(self._side.to_host(final))
-            parts = np.split(
-                to_numpy(self._side.to_host(sequences)), np.cumsum([len(r) for r in reads])[:-1], axis=1
-            )
-        for n, (place, job) in enumerate(zip(flight.places, jobs, strict=True)):
+            log_probs = self._side.to_host(flight.log_probs).double().numpy()
+            sizes = [sum(len(job.token) for job in batch.jobs) for batch in flight.batches]
+            parts = np.split(log_probs, np.cumsum(sizes)[:-1])
+            for batch, part in zip(flight.batches, parts, strict=True):
+                for place, record in zip(batch.places, self._records(batch, part), strict=True):
+                    flight.records[place] = record
+
+    def _records(self, batch: Batch, log_probs: npt.NDArray[np.float64]) -> Iterator[Record]:
+        """What came of a batch, of whose scored tokens the log-probabilities are here."""
+        jobs = batch.jobs
+        by_job = np.split(log_probs, np.cumsum([len(job.token) for job in jobs])[:-1])
+        scores = [
+            np.bincount(job.choice, part, len(job.factor)) * job.factor
+            for job, part in zip(jobs, by_job, strict=True)
+        ]
+        answers = [int(np.argmax(s)) for s in scores]
+        readings = [job.reading(answer) for job, answer in zip(jobs, answers, strict=True)]
+        reads = [job.readings[reading] for job, reading in zip(jobs, readings, strict=True)]
+        ends = _starts(len(job.readings) for job in jobs) + readings
+        nodes = np.concatenate([s + r for s, r in zip(_starts(map(len, jobs)), reads, strict=True)])
+        final = batch.capture.final_tokens(self._index(ends))
+        sequences = batch.capture.sequences(self._index(nodes))
+        names = [job.encoded.request.id for job in jobs]
+        check_finite(final, self.layers, [1] * len(jobs), names)
+        check_finite(sequences, self.sequence_layers, [len(r) for r in reads], names)
+        finals = to_numpy(self._side.to_host(final))
+        parts = np.split(
+            to_numpy(self._side.to_host(sequences)), np.cumsum([len(r) for r in reads])[:-1], axis=1
+        )
+        for n, job in enumerate(jobs):
             encoded = job.encoded
-            flight.records[place] = Record(
+            yield Record(
                 id=encoded.request.id,
                 logprobs=scores[n],
                 choice_tokens=np.array([len(t) for t in encoded.continuations], dtype=np.int32),

@@ -19,6 +19,9 @@ SHARPENED: Final = 32
 
 BLOCK: Final = 128
 
+ROWS: Final = 8
+"""States whose logits a CPU normalises at once: they stay in its cache, and there is one for each thread."""
+
 
 @dataclass(slots=True)
 class Head:
@@ -66,12 +69,7 @@ class Head:
     def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
         """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
         logits = self.module(states)
-        sharpen = logits.dtype != torch.float32
-        if sharpen:
-            top = largest(logits, min(SHARPENED, self.vocabulary))
-            exact = self._exact(states, top)
-        # On a CPU a row for each thread at a time: in the cache, and in memory that is used again.
-        rows = torch.get_num_threads() if logits.device.type == "cpu" else max(1, len(logits))
+        rows = ROWS if logits.device.type == "cpu" else max(1, len(logits))
         values = torch.empty(rows, self.vocabulary, device=logits.device)
         normal = torch.empty_like(values)
         sums = values.new_empty(len(logits))
@@ -79,8 +77,9 @@ class Head:
             piece = slice(start, min(start + rows, len(logits)))
             here, there = values[: piece.stop - start], normal[: piece.stop - start]
             here.copy_(logits[piece])
-            if sharpen:
-                here.scatter_(1, top[piece], exact[piece])
+            if logits.dtype != torch.float32:
+                top = largest(here, min(SHARPENED, self.vocabulary))
+                here.scatter_(1, top, self._exact(states[piece], top))
             torch.log_softmax(self._cap(here), -1, out=there)
             sums[piece] = here[:, 0] - there[:, 0]
         return sums

@@ -26,7 +26,8 @@ class Job:
     Attributes:
         encoded: The example.
         trees: The rows that are run.
-        node: int64 ``[m]``, the node whose state predicts each scored token.
+        node: int64 ``[n]``, the nodes whose states predict scored tokens.
+        place: int64 ``[m]``, which of them predicts each scored token: one may do so for several choices.
         token: int64 ``[m]``, the scored tokens.
         choice: int64 ``[m]``, the choice whose log-likelihood each one adds to.
         factor: float64 ``[choices]``, by which the sums are multiplied.
@@ -37,6 +38,7 @@ class Job:
     encoded: Encoded
     trees: list[Tree]
     node: npt.NDArray[np.int64]
+    place: npt.NDArray[np.int64]
     token: npt.NDArray[np.int64]
     choice: npt.NDArray[np.int64]
     factor: npt.NDArray[np.float64]
@@ -79,10 +81,15 @@ def plan(encoded: Encoded, protocol: Protocol, *, trees: bool) -> Job:
         readings = paths if protocol.site == "preferred" else paths[-1:]
     lengths = np.array([len(w) for w in wholes], dtype=np.float64)
     scored = list(zip(paths, wholes, begins, strict=False))
+    node, place = np.unique(
+        np.concatenate([path[begin - 1 : len(whole) - 1] for path, whole, begin in scored]),
+        return_inverse=True,
+    )
     return Job(
         encoded,
         grown,
-        node=np.concatenate([path[begin - 1 : len(whole) - 1] for path, whole, begin in scored]),
+        node=node,
+        place=place,
         token=np.concatenate([whole[begin:] for _, whole, begin in scored]),
         choice=np.repeat(np.arange(len(wholes)), [len(t) for t in encoded.continuations]),
         # A mean over the n - 1 predicted tokens of an n-token sequence, times n.
