@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -19,7 +19,7 @@ SHARPENED: Final = 32
 
 BLOCK: Final = 128
 
-ROWS: Final = 8
+ROWS: Final = 4
 """States whose logits a CPU normalises at once: they stay in its cache, and there is one for each thread."""
 
 
@@ -35,6 +35,7 @@ class Head:
 
     module: Any
     softcap: float | None
+    _rooms: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> int:
@@ -68,21 +69,32 @@ class Head:
 
     def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
         """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
-        logits = self.module(states)
-        rows = ROWS if logits.device.type == "cpu" else max(1, len(logits))
-        values = torch.empty(rows, self.vocabulary, device=logits.device)
-        normal = torch.empty_like(values)
-        sums = values.new_empty(len(logits))
-        for start in range(0, len(logits), rows):
-            piece = slice(start, min(start + rows, len(logits)))
-            here, there = values[: piece.stop - start], normal[: piece.stop - start]
-            here.copy_(logits[piece])
-            if logits.dtype != torch.float32:
-                top = largest(here, min(SHARPENED, self.vocabulary))
-                here.scatter_(1, top, self._exact(states[piece], top))
-            torch.log_softmax(self._cap(here), -1, out=there)
-            sums[piece] = here[:, 0] - there[:, 0]
+        logits = self._room("logits", len(states), states)
+        torch.mm(states, self.module.weight.T, out=logits)
+        if self.module.bias is not None:
+            logits += self.module.bias
+        rows = ROWS if states.device.type == "cpu" else max(1, len(states))
+        sums = torch.empty(len(states), device=states.device)
+        for start in range(0, len(states), rows):
+            piece = slice(start, start + rows)
+            count = len(states[piece])
+            values, normal = (self._room(name, count, sums) for name in ("values", "normal"))
+            values.copy_(logits[piece])
+            if states.dtype != torch.float32:
+                top = largest(values, min(SHARPENED, self.vocabulary))
+                values.scatter_(1, top, self._exact(states[piece], top))
+            torch.log_softmax(self._cap(values), -1, out=normal)
+            sums[piece] = values[:, 0] - normal[:, 0]
         return sums
+
+    def _room(self, name: str, rows: int, like: torch.Tensor) -> torch.Tensor:
+        """Uninitialised ``[rows, vocabulary]``, in the same memory each time: fresh pages cost a tenth of the time."""
+        room = self._rooms.get(name)
+        if room is None or len(room) < rows:
+            room = self._rooms[name] = torch.empty(
+                rows, self.vocabulary, dtype=like.dtype, device=like.device
+            )
+        return room[:rows]
 
     def _exact(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Uncapped logits of ``tokens`` ``[n, k]`` at ``states`` ``[n, d_model]``, float32 ``[n, k]``."""
