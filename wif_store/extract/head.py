@@ -88,7 +88,7 @@ class Head:
         return sums
 
     def _room(self, name: str, rows: int, like: torch.Tensor) -> torch.Tensor:
-        """Uninitialised ``[rows, vocabulary]``, in the same memory each time: fresh pages cost a tenth of the time."""
+        """Uninitialised ``[rows, vocabulary]``, in the same memory each time, for fresh pages cost time."""
         room = self._rooms.get(name)
         if room is None or len(room) < rows:
             room = self._rooms[name] = torch.empty(
