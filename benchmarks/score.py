@@ -149,9 +149,10 @@ def main(arguments: list[str] | None = None) -> None:
     searches = {name: s for name, s in SEARCHES.items() if name != "converged" or not options.no_converged}
     rows = []
     header = (
-        "task,layers,train x d,logistic,loop,converged loop,loop / ours,converged / ours,AUROC differs,same C"
+        "task,layers,train x d,logistic,loop,converged loop,loop / ours,converged / ours,"
+        "AUROC differs,where C is the same,same C"
     )
-    print("|", header.replace(",", " | "), "|\n" + "|---" * 10 + "|", flush=True)
+    print("|", header.replace(",", " | "), "|\n" + "|---" * 11 + "|", flush=True)
     for task in stored(options.stores, wanted) if options.stores else synthetic(wanted):
         seconds: dict[str, list[float]] = {name: [] for name in searches}
         found: dict[str, list[Found]] = {}
@@ -169,15 +170,20 @@ def main(arguments: list[str] | None = None) -> None:
                 "d_model": task.layers[0][0][0].shape[1],
                 "seconds": {name: statistics.median(taken) for name, taken in seconds.items()},
                 "largest_auroc_difference": max(abs(a[1] - b[1]) for a, b in pairs),
+                "with_the_same_C": max((abs(a[1] - b[1]) for a, b in pairs if a[0] == b[0]), default=0.0),
                 "same_C": sum(a[0] == b[0] for a, b in pairs),
+                "C_and_auroc": found,
             }
         )
         row = rows[-1]
         shape = f"| {row['task']} | {row['layers']} | {row['train']} x {row['d_model']} "
-        check = f"{row['largest_auroc_difference']:.1e} | {row['same_C']} of {row['layers']} |"
+        check = (
+            f"{row['largest_auroc_difference']:.1e} | {row['with_the_same_C']:.1e} "
+            f"| {row['same_C']} of {row['layers']} |"
+        )
         print(shape + times(row["seconds"]) + check, flush=True)
     total = {name: sum(row["seconds"][name] for row in rows) for name in searches}
-    print("| all | | " + times(total) + "| |")
+    print("| all | | " + times(total) + "| | |")
     if options.json:
         record = {
             "grid": C_GRID,

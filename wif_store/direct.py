@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numcodecs.blosc import Blosc
 
 from wif_store.bounded import expect_size
-from wif_store.codecs import crc32c
+from wif_store.codecs import copy_turned, crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,10 +26,17 @@ if TYPE_CHECKING:
     from wif_store.schema import Float32
 
 THREADS: Final = min(8, os.cpu_count() or 1)
-STRIP: Final = 16
-"""Channels that are turned at once: a cache line of each row."""
 INDEX: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 CRC: Final = {"name": "crc32c"}
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+
+
+# Its threads are not there after a fork, though it would think so.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +122,10 @@ class DirectArray:
                 self._fill(values[run.layer], run, start, stop, room)
             self._rooms.append(room)
 
-        helpers = min(len(runs), THREADS) - 1
-        if helpers < 1:
-            work()
-            return values
-        # A pool of its own for each read: one that is kept would not survive a fork.
-        with ThreadPoolExecutor(helpers, thread_name_prefix="decode") as pool:
-            helping = [pool.submit(work) for _ in range(helpers)]
-            work()
-            for done in helping:
-                done.result()
+        helping = [_pool().submit(work) for _ in range(min(len(runs), THREADS) - 1)]
+        work()
+        for done in helping:
+            done.result()
         return values
 
     def _runs(self, layer: int, row: int, start: int, stop: int) -> Iterator[Run]:
@@ -179,6 +181,4 @@ class DirectArray:
         if not self._turned:
             values[begin:end] = room[begin - at : end - at]
             return
-        for channel in range(0, self._width, STRIP):
-            strip = room[channel : channel + STRIP, begin - at : end - at]
-            values[begin:end, channel : channel + STRIP] = strip.T
+        copy_turned(room[:, begin - at : end - at], values[begin:end].T)
