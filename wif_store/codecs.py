@@ -21,7 +21,7 @@ SMALLEST_PLANE = 512 * 2**10
 SHARD_BYTES = 576 * 2**20
 EXAMPLES_PER_CHUNK = 1024
 STRIP = 16
-"""Channels that are turned at once: a cache line of each row, and the lines of all rows fit the cache."""
+"""Values of each row that are written at once where a chunk is turned: a cache line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,16 @@ def encode_chunk(values: Float32, layout: Layout) -> bytes:
         values = whole
     if layout.filters:
         turned = np.empty((width, rows), np.float32)
-        copy_turned(values.T, turned)
+        copy_turned(values, turned)
         values = turned
     packed = Blosc("zstd", 1, SHUFFLE, blocksize=4 * rows * width, typesize=4).encode(values)
     return bytes(packed) + crc32c(packed)
 
 
-def copy_turned(source: Float32, target: Float32) -> None:
-    """Copy ``[channels, rows]`` between arrays of which one is laid out row by row; numpy alone is slower."""
-    for channel in range(0, len(source), STRIP):
-        target[channel : channel + STRIP] = source[channel : channel + STRIP]
+def copy_turned(source: Float32, out: Float32) -> None:
+    """Copy ``[m, n]`` into ``[n, m]``: numpy alone writes a value to each row in turn, which is slower."""
+    for start in range(0, len(source), STRIP):
+        out[:, start : start + STRIP] = source[start : start + STRIP].T
 
 
 def crc32c(content: bytes | np.ndarray) -> bytes:

@@ -181,4 +181,4 @@ class DirectArray:
         if not self._turned:
             values[begin:end] = room[begin - at : end - at]
             return
-        copy_turned(room[:, begin - at : end - at], values[begin:end].T)
+        copy_turned(room[:, begin - at : end - at], values[begin:end])
