@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -156,3 +160,34 @@ def test_damage_and_lies_are_refused(damage, message, span, store, monkeypatch):
     with pytest.raises(DamageError, match=f"sequence cannot be read .*{message}"):
         opened.read_sequences(5)
     opened.read_sequences(3)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_who_has_read_may_fork_and_read(store, monkeypatch):
+    monkeypatch.setattr(direct, "THREADS", 2)
+    opened = open_store(store)
+    values = opened.read_sequences(3)[0]
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(not np.array_equal(opened.read_sequences(3)[0], values))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_nothing_reads_on_after_a_failure(store, monkeypatch):
+    monkeypatch.setattr(direct, "THREADS", 4)
+    opened, fill, filling = open_store(store), DirectArray._fill, []
+
+    def slow_or_broken(self, values, run, *rest):
+        if threading.current_thread() is threading.main_thread():
+            msg = "broken"
+            raise ValueError(msg)
+        filling.append(run)
+        time.sleep(0.05)
+        fill(self, values, run, *rest)
+        filling.remove(run)
+
+    monkeypatch.setattr(DirectArray, "_fill", slow_or_broken)
+    with pytest.raises(DamageError, match="broken"):
+        opened.read_sequences(3)
+    assert not filling

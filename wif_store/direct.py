@@ -8,7 +8,7 @@ layout to zarr.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -123,7 +123,11 @@ class DirectArray:
             self._rooms.append(room)
 
         helping = [_pool().submit(work) for _ in range(min(len(runs), THREADS) - 1)]
-        work()
+        try:
+            work()
+        finally:
+            # Whatever ends this, nothing reads on behind the caller's back.
+            wait(helping)
         for done in helping:
             done.result()
         return values

@@ -24,7 +24,7 @@ def patiently(request: Callable[[], T]) -> T:
         except Exception as error:
             response = getattr(error, "response", None)
             # Who is offline need not wait.
-            passing = _is_transport(error) and type(error).__name__ != "ConnectError"
+            passing = _is_a("TransportError", error) and not _is_a("ConnectError", error)
             if not passing and getattr(response, "status_code", None) not in PASSING:
                 raise
             asked = "" if response is None else response.headers.get("Retry-After", "")
@@ -36,12 +36,14 @@ def is_hubs(error: BaseException) -> bool:
     """Whether it says that the Hub was not to be reached or refused, and nothing of what it holds."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return isinstance(error, HfHubHTTPError | ConnectionError | TimeoutError) or _is_transport(error)
+    return isinstance(error, HfHubHTTPError | ConnectionError | TimeoutError) or _is_a(
+        "TransportError", error
+    )
 
 
-def _is_transport(error: BaseException) -> bool:
-    # The library the client speaks HTTP with is its own affair.
-    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+def _is_a(name: str, error: BaseException) -> bool:
+    # By name, for the library the client speaks HTTP with is its own affair.
+    return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
 def dataset_of(url: str) -> str:

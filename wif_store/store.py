@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -283,23 +284,23 @@ class ActivationStore:
         """float32 ``[layers, rows, d_model]`` of one of the large arrays."""
         if name not in self._direct:
             return np.stack([self._read(name, (layer, rows)) for layer in layers])
-        try:
+        with self._reading(name):
             return self._direct[name].read(layers, rows.start, rows.stop)
-        except Exception as error:
-            raise self._unreadable(name, error) from error
 
     def _read(self, name: str, selection: tuple[Any, ...] = ()) -> Any:
-        try:
+        with self._reading(name):
             array = self._group[name]
             return np.asarray(array[selection if selection else ...])  # type: ignore[index]
-        except Exception as error:
-            raise self._unreadable(name, error) from error
 
-    def _unreadable(self, name: str, error: Exception) -> StoreError:
-        # A checksum, a codec and a place each raise their own kind.
-        if isinstance(error, StoreError):
-            return error
-        if self.name.startswith("hf://") and is_hubs(error):
-            return StoreError(hub_line(error, dataset_of(self.name)))
-        msg = f"{self.name}: {name} cannot be read ({one_line(error)}): `wif-store verify` names the file"
-        return DamageError(msg)
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Make one error of ours of those of a checksum, a codec or a client, each of its own kind."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            if self.name.startswith("hf://") and is_hubs(error):
+                raise StoreError(hub_line(error, dataset_of(self.name))) from error
+            msg = f"{self.name}: {name} cannot be read ({one_line(error)}): `wif-store verify` names the file"
+            raise DamageError(msg) from error

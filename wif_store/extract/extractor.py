@@ -129,7 +129,7 @@ class Extractor:
             batch, scored = self._forward([jobs[i] for i in places], places)
             passed.append(batch)
             states.append(scored)
-        order = [jobs[i] for places in batches for i in places]
+        order = [job for batch in passed for job in batch.jobs]
         starts = _starts(len(job.node) for job in order)
         place = np.concatenate([start + job.place for start, job in zip(starts, order, strict=True)])
         tokens = np.concatenate([job.token for job in order])

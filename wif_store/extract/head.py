@@ -19,9 +19,6 @@ SHARPENED: Final = 32
 
 BLOCK: Final = 128
 
-ROWS: Final = 4
-"""States whose logits a CPU normalises at once: they stay in its cache, and there is one for each thread."""
-
 
 @dataclass(slots=True)
 class Head:
@@ -73,7 +70,8 @@ class Head:
         torch.mm(states, self.module.weight.T, out=logits)
         if self.module.bias is not None:
             logits += self.module.bias
-        rows = ROWS if states.device.type == "cpu" else max(1, len(states))
+        # On a CPU a row for each thread at a time: in its cache.
+        rows = torch.get_num_threads() if states.device.type == "cpu" else max(1, len(states))
         sums = torch.empty(len(states), device=states.device)
         for start in range(0, len(states), rows):
             piece = slice(start, start + rows)
