@@ -24,7 +24,14 @@ from wif_store.selection import Tally
 from wif_store.shards import write_shard
 from wif_store.sources import load_source
 
-SMALL = {"ZSTD_BLOCK": 64, "SMALLEST_PLANE": 64, "SHARD_BYTES": 4096, "EXAMPLES_PER_CHUNK": 3}
+SMALL = {
+    "ZSTD_BLOCK": 32,
+    "SEQUENCE_PLANE": 64,
+    "FINAL_TOKEN_PLANE": 32,
+    "SHARD_BYTES": 4096,
+    "EXAMPLES_STEP": 2,
+    "EXAMPLES_PER_CHUNK": 4,
+}
 
 
 class FarCrew:

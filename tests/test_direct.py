@@ -93,7 +93,7 @@ def test_another_layout_is_left_to_zarr(store):
         lambda inner: inner["codecs"].pop(),
         lambda inner: inner["codecs"].insert(0, {"name": "transpose", "configuration": {"order": [1, 0, 2]}}),
         lambda inner: inner["codecs"][0]["configuration"].update(endian="big"),
-        lambda inner: inner.update(chunk_shape=[1, 4, 8]),
+        lambda inner: inner.update(chunk_shape=[2, 4, 16]),
     ):
         array = json.loads(json.dumps(arrays[SEQUENCE]))
         change(array["codecs"][0]["configuration"])
@@ -156,7 +156,7 @@ def test_damage_and_lies_are_refused(damage, message, span, store, monkeypatch):
     opened = open_store(store)
     array = opened._direct[SEQUENCE]
     path = store / SHARD
-    path.write_bytes(damage(path.read_bytes(), array._shard // array.step))
+    path.write_bytes(damage(path.read_bytes(), array._shard // array._step))
     with pytest.raises(DamageError, match=f"sequence cannot be read .*{message}"):
         opened.read_sequences(5)
     opened.read_sequences(3)

@@ -38,7 +38,14 @@ HEADER = {
     "batching": {},
     "versions": {},
 }
-SMALL = {"ZSTD_BLOCK": 64, "SMALLEST_PLANE": 64, "SHARD_BYTES": 1024, "EXAMPLES_PER_CHUNK": 3}
+SMALL = {
+    "ZSTD_BLOCK": 32,
+    "SEQUENCE_PLANE": 64,
+    "FINAL_TOKEN_PLANE": 32,
+    "SHARD_BYTES": 1024,
+    "EXAMPLES_STEP": 2,
+    "EXAMPLES_PER_CHUNK": 4,
+}
 
 
 def record(name, length, rng):

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from wif_store.schema import Float32
 
 # Blosc shuffles a chunk into one plane per byte of the float; zstd compresses a plane best in whole
-# blocks of its own size, and from about half a MiB on.
+# blocks of its own size. Larger planes cost fewer calls, smaller ones leave more to do at once.
 ZSTD_BLOCK = 128 * 2**10
-SMALLEST_PLANE = 512 * 2**10
+SEQUENCE_PLANE = 512 * 2**10
+FINAL_TOKEN_PLANE = 256 * 2**10
 SHARD_BYTES = 576 * 2**20
-EXAMPLES_PER_CHUNK = 1024
-STRIP = 16
-"""Values of each row that are written at once where a chunk is turned: a cache line."""
+EXAMPLES_STEP = 1024
+EXAMPLES_PER_CHUNK = 4096
+STRIP = 64
+"""Values of each row that are written at once where a chunk is turned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,53 +53,59 @@ def blosc(chunk_bytes: int, typesize: int) -> tuple[Any, ...]:
     )
 
 
-def tokens_per_chunk(d_model: int) -> int:
-    """The fewest tokens whose byte planes are whole zstd blocks and at least ``SMALLEST_PLANE``."""
-    step = ZSTD_BLOCK // math.gcd(d_model, ZSTD_BLOCK)
-    return step * math.ceil(SMALLEST_PLANE / (step * d_model))
+def lines_per_chunk(length: int, plane: int) -> int:
+    """The fewest lines of ``length`` values whose byte planes are whole zstd blocks, at least ``plane``."""
+    step = ZSTD_BLOCK // math.gcd(length, ZSTD_BLOCK)
+    return step * math.ceil(plane / (step * length))
 
 
 def sequence_layout(d_model: int, tokens: int) -> Layout:
     """Plan for ``[sequence_layer, token, d_model]``: shards of at most ``SHARD_BYTES`` uncompressed."""
-    chunk = min(tokens_per_chunk(d_model), max(1, tokens))
+    chunk = min(lines_per_chunk(d_model, SEQUENCE_PLANE), max(1, tokens))
     most = max(1, SHARD_BYTES // (4 * d_model * chunk))
     shard = chunk * min(most, math.ceil(max(1, tokens) / chunk))
     return Layout((1, chunk, d_model), (1, shard, d_model), (), blosc(4 * chunk * d_model, 4))
 
 
 def final_token_layout(d_model: int, examples: int) -> Layout:
-    """Plan for ``[layer, example, d_model]``: a layer is one shard; channel-major inside its chunks."""
-    chunk = min(EXAMPLES_PER_CHUNK, examples)
-    shard = chunk * math.ceil(examples / chunk)
-    # Channels differ more than examples do, so each channel's values are laid end to end.
+    """Plan for ``[layer, example, d_model]``: shards of one layer and up to ``EXAMPLES_PER_CHUNK`` examples.
+
+    A chunk has all examples of its shard and some channels. Channels differ more than examples do, so each
+    channel's values are laid end to end.
+    """
+    rows = math.ceil(examples / math.ceil(examples / EXAMPLES_PER_CHUNK))
+    if rows > EXAMPLES_STEP:
+        rows = EXAMPLES_STEP * math.ceil(rows / EXAMPLES_STEP)
+    channels = lines_per_chunk(rows, FINAL_TOKEN_PLANE)
+    if d_model % channels:
+        channels = d_model
     transpose = TransposeCodec(order=(0, 2, 1))
-    return Layout((1, chunk, d_model), (1, shard, d_model), (transpose,), blosc(4 * chunk * d_model, 4))
+    return Layout((1, rows, channels), (1, rows, d_model), (transpose,), blosc(4 * rows * channels, 4))
 
 
 def encode_chunk(values: Float32, layout: Layout) -> bytes:
     """A chunk of residuals, byte for byte as zarr encodes it by the same plan; it lets other threads run.
 
     Args:
-        values: float32 ``[rows, d_model]``, at most as many rows as a chunk has; the rest is NaN.
+        values: float32 ``[rows, channels]``, at most as many rows as a chunk has; the rest is NaN.
         layout: A plan of this module.
     """
-    _, rows, width = layout.chunks
-    if len(values) < rows:
-        whole = np.full((rows, width), np.nan, np.float32)
-        whole[: len(values)] = values
-        values = whole
+    _, rows, channels = layout.chunks
+    count = len(values)
     if layout.filters:
-        turned = np.empty((width, rows), np.float32)
-        copy_turned(values, turned)
+        turned = np.empty((channels, rows), np.float32)
+        for start in range(0, count, STRIP):
+            # numpy alone writes a value to each row in turn, which is slower.
+            strip = slice(start, min(start + STRIP, count))
+            turned[:, strip] = values[strip].T
+        turned[:, count:] = np.nan
         values = turned
-    packed = Blosc("zstd", 1, SHUFFLE, blocksize=4 * rows * width, typesize=4).encode(values)
+    elif count < rows:
+        whole = np.full((rows, channels), np.nan, np.float32)
+        whole[:count] = values
+        values = whole
+    packed = Blosc("zstd", 1, SHUFFLE, blocksize=4 * rows * channels, typesize=4).encode(values)
     return bytes(packed) + crc32c(packed)
-
-
-def copy_turned(source: Float32, out: Float32) -> None:
-    """Copy ``[m, n]`` into ``[n, m]``: numpy alone writes a value to each row in turn, which is slower."""
-    for start in range(0, len(source), STRIP):
-        out[:, start : start + STRIP] = source[start : start + STRIP].T
 
 
 def crc32c(content: bytes | np.ndarray) -> bytes:

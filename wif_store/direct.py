@@ -17,7 +17,7 @@ import numpy as np
 from numcodecs.blosc import Blosc
 
 from wif_store.bounded import expect_size
-from wif_store.codecs import copy_turned, crc32c
+from wif_store.codecs import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ class Run:
     Attributes:
         name: The shard's file.
         layer: Row of the result.
-        first: Row of the array at which the first of them begins.
+        first: The first of them, as counted over the array's grid of chunks, row by row.
         places: int64 ``[chunks, 2]``, offset and length of each.
     """
 
@@ -71,12 +71,14 @@ class DirectArray:
     ) -> None:
         self._place, self._name = place, name
         self._sizes = {file: entry["size"] for file, entry in files.items() if file.startswith(f"{name}/c/")}
+        self._rows: int = metadata["shape"][1]
         _, self._shard, self._width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
         inner = metadata["codecs"][0]["configuration"]
-        self.step: int = inner["chunk_shape"][1]
+        _, self._step, self._channels = inner["chunk_shape"]
+        self._across = self._width // self._channels
         self._turned = inner["codecs"][0]["name"] == "transpose"
-        # Where threads decode what is not yet in its place: fresh memory would cost as much as decoding.
-        self._room_shape = (self._width, self.step) if self._turned else (self.step, self._width)
+        # Where threads decode what cannot be decoded in its place: fresh memory costs as much as decoding.
+        self._room_shape = (self._channels, self._step) if self._turned else (self._step, self._channels)
         self._rooms: list[Float32] = []
         self._indices: dict[str, np.ndarray] = {}
 
@@ -94,7 +96,8 @@ class DirectArray:
             and inner["index_codecs"] == [INDEX, CRC]
             and len(codecs) == 3
             and (codecs[0], codecs[1]["name"], codecs[2]) == (INDEX, "blosc", CRC)
-            and inner["chunk_shape"][::2] == outer[::2] == [1, metadata["shape"][2]]
+            and inner["chunk_shape"][0] == 1
+            and outer[::2] == [1, metadata["shape"][2]]
         )
 
     def read(self, layers: Sequence[int], start: int, stop: int) -> Float32:
@@ -106,20 +109,28 @@ class DirectArray:
             stop: The row after the last.
 
         Returns:
-            float32 ``[layers, rows, d_model]``.
+            float32 ``[layers, rows, d_model]``, with the values of a channel next to each other where they
+            are so on disk.
 
         Raises:
             ValueError: If a chunk or an index is not what was written.
             OSError: If a file cannot be read.
         """
-        values = np.empty((len(layers), max(0, stop - start), self._width), np.float32)
+        rows = held = max(0, stop - start)
+        if self._turned:
+            if rows == self._rows <= self._step:
+                held = self._step  # a chunk has all of them, so that its padding has a place too
+            turned = np.empty((len(layers), self._width, held), np.float32)
+            values = turned.transpose(0, 2, 1)
+        else:
+            values = np.empty((len(layers), rows, self._width), np.float32)
         runs = [run for i, layer in enumerate(layers) for run in self._runs(layer, i, start, stop)]
         waiting = iter(runs)
 
         def work() -> None:
             room = self._rooms.pop() if self._rooms else np.empty(self._room_shape, np.float32)
             for run in waiting:
-                self._fill(values[run.layer], run, start, stop, room)
+                self._fill(values[run.layer], run, start, room)
             self._rooms.append(room)
 
         helping = [_pool().submit(work) for _ in range(min(len(runs), THREADS) - 1)]
@@ -130,14 +141,14 @@ class DirectArray:
             wait(helping)
         for done in helping:
             done.result()
-        return values
+        return values[:, :rows]
 
     def _runs(self, layer: int, row: int, start: int, stop: int) -> Iterator[Run]:
         """What is to be read of one layer."""
         for begin in range(start - start % self._shard, stop, self._shard):
             name = f"{self._name}/c/{layer}/{begin // self._shard}/0"
-            first = max(0, start - begin) // self.step
-            last = -(-min(self._shard, stop - begin) // self.step)
+            first = max(0, start - begin) // self._step * self._across
+            last = -(-min(self._shard, stop - begin) // self._step) * self._across
             places = self._index(name)[first:last]
             if np.any(places[:, 0] + places[:, 1] > self._sizes[name]) or np.any(places[:, 1] < 20):
                 msg = f"the index of {name} points where no chunk can be"
@@ -147,13 +158,13 @@ class DirectArray:
             for i in range(1, len(places) + 1):
                 apart = i == len(places) or int(places[i, 0]) != int(places[i - 1].sum())
                 if apart or int(places[i].sum() - places[cut, 0]) > self._place.span:
-                    yield Run(name, row, begin + (first + cut) * self.step, places[cut:i])
+                    yield Run(name, row, begin // self._step * self._across + first + cut, places[cut:i])
                     cut = i
 
     def _index(self, name: str) -> np.ndarray:
         """Offset and length of each chunk of a shard: int64 ``[chunks, 2]``."""
         if name not in self._indices:
-            size, length = self._sizes[name], 16 * (self._shard // self.step) + 4
+            size, length = self._sizes[name], 16 * (self._shard // self._step * self._across) + 4
             content = self._place.read(name, size - length, size)
             if len(content) != length or crc32c(content[:-4]) != content[-4:]:
                 msg = f"the index of {name} does not have its checksum"
@@ -162,27 +173,28 @@ class DirectArray:
             self._indices[name] = np.frombuffer(content[:-4], "<i8").reshape(-1, 2)
         return self._indices[name]
 
-    def _fill(self, values: Float32, run: Run, start: int, stop: int, room: Float32) -> None:
-        """Read a run and decode it into the rows ``start:stop`` of a layer."""
+    def _fill(self, values: Float32, run: Run, start: int, room: Float32) -> None:
+        """Read a run and decode it into a layer whose first row is row ``start`` of the array."""
         origin = int(run.places[0, 0])
         # An array, for its slices are no copies.
         found = np.frombuffer(self._place.read(run.name, origin, int(run.places[-1].sum())), np.uint8)
-        for number, (offset, length) in enumerate(run.places.tolist()):
+        for number, (offset, length) in enumerate(run.places.tolist(), run.first):
             chunk = found[offset - origin : offset - origin + length]
             if len(chunk) != length or crc32c(chunk[:-4]) != chunk[-4:].tobytes():
                 msg = f"a chunk of {run.name} does not have its checksum"
                 raise ValueError(msg)
-            expect_size(int.from_bytes(chunk[4:8].tobytes(), "little"), length, self.step * self._width, 4)
-            self._decode(chunk[:-4], values, run.first + number * self.step - start, room)
+            expect_size(int.from_bytes(chunk[4:8].tobytes(), "little"), length, room.size, 4)
+            row, column = divmod(number, self._across)
+            channels = slice(column * self._channels, (column + 1) * self._channels)
+            self._decode(chunk[:-4], values[:, channels], row * self._step - start, room)
 
     def _decode(self, chunk: np.ndarray, values: Float32, at: int, room: Float32) -> None:
         """Decode a chunk whose first row is row ``at`` of ``values``; what is outside of them is dropped."""
-        begin, end = max(0, at), min(len(values), at + self.step)
-        if not self._turned and (begin, end) == (at, at + self.step):
-            Blosc().decode(chunk, out=values[begin:end])
+        begin, end = max(0, at), min(len(values), at + self._step)
+        place = values[begin:end].T if self._turned else values[begin:end]
+        if place.shape == room.shape and place.flags.c_contiguous:
+            Blosc().decode(chunk, out=place)
             return
         Blosc().decode(chunk, out=room)
-        if not self._turned:
-            values[begin:end] = room[begin - at : end - at]
-            return
-        copy_turned(room[:, begin - at : end - at], values[begin:end])
+        inside = slice(begin - at, end - at)
+        place[...] = room[:, inside] if self._turned else room[inside]

@@ -6,10 +6,10 @@ zarr would build it in memory, whole; here a few chunks are.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,13 +18,14 @@ from wif_store.codecs import crc32c, encode_chunk
 from wif_store.records import widen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
     from concurrent.futures import Future
 
     from wif_store.blocks import Blocks, Piece
     from wif_store.codecs import Layout
     from wif_store.journal import Journal
     from wif_store.places import Entry
+    from wif_store.records import Raw
 
 MISSING: Final = 2**64 - 1
 """Offset and length of a chunk that a shard at the array's end does not have."""
@@ -51,9 +52,14 @@ class ShardJob:
     rows: int
 
     @property
+    def width(self) -> int:
+        """Of the residual stream."""
+        return self.layout.outer[2]
+
+    @property
     def size(self) -> int:
         """Bytes of its values as float32."""
-        return 4 * self.rows * self.layout.chunks[2]
+        return 4 * self.rows * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +75,45 @@ class Shard:
 def write_shard(journal: Journal, job: ShardJob, threads: int = 1) -> Shard:
     """Write one shard into the store and note that it is done.
 
-    Holds about ``threads + 2`` chunks at a time.
+    Holds about ``threads + 2`` chunks at a time, and the journalled rows of as many at most.
 
     Raises:
         BuildError: If a piece is not what was journalled.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
-        ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
-        step = job.layout.chunks[1]
-        chunks = [partial(_encode, journal.blocks, job, ends, begin) for begin in range(0, job.rows, step)]
-        entry = journal.store.write(job.name, _contents(job, _in_order(pool, chunks, threads + 1)))
+        chunks = _in_order(_chunks(pool, journal.blocks, job), threads + 1)
+        entry = journal.store.write(job.name, _contents(job, chunks))
     journal.note_shard(job.name, entry)
     return Shard(job.name, job.size, entry)
 
 
-def _encode(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> bytes:
-    """The chunk that begins at row ``begin`` of the shard; ``ends`` are those of the pieces in it."""
-    _, step, d_model = job.layout.chunks
-    end = min(begin + step, job.rows)
+def _chunks(pool: ThreadPoolExecutor, blocks: Blocks, job: ShardJob) -> Iterator[Future[bytes]]:
+    """The chunks in their order, each begun when it is asked for; those of the same rows read them once."""
+    _, step, channels = job.layout.chunks
+    ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
+    for begin in range(0, job.rows, step):
+        # A pool begins things in the order they are given, so nobody waits for what has not been begun.
+        rows = pool.submit(_read, blocks, job, ends, begin)
+        for first in range(0, job.width, channels):
+            yield pool.submit(_encode, rows, slice(first, first + channels), job.layout)
+
+
+def _read(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> Raw:
+    """A chunk's rows from row ``begin`` of the shard on; ``ends`` are those of the pieces in it."""
+    end = min(begin + job.layout.chunks[1], job.rows)
     first = int(np.searchsorted(ends, begin, side="right"))
     last = int(np.searchsorted(ends, end))
-    raw = blocks.read(job.pieces[first : last + 1], job.dtype, d_model)
+    raw = blocks.read(job.pieces[first : last + 1], job.dtype, job.width)
     lead = begin - (int(ends[first]) - job.pieces[first].rows)
-    return encode_chunk(widen(raw[lead : lead + end - begin]), job.layout)
+    return raw[lead : lead + end - begin]
+
+
+def _encode(rows: Future[Raw], channels: slice, layout: Layout) -> bytes:
+    return encode_chunk(widen(rows.result()[:, channels]), layout)
 
 
 def _contents(job: ShardJob, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    index = np.full((job.layout.outer[1] // job.layout.chunks[1], 2), MISSING, "<u8")
+    index = np.full((math.prod(job.layout.outer) // math.prod(job.layout.chunks), 2), MISSING, "<u8")
     offset = 0
     for number, chunk in enumerate(chunks):
         index[number] = offset, len(chunk)
@@ -105,12 +123,12 @@ def _contents(job: ShardJob, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield content + crc32c(content)
 
 
-def _in_order(pool: ThreadPoolExecutor, calls: Sequence[Callable[[], bytes]], ahead: int) -> Iterator[bytes]:
-    """What calls return, in their order, at most ``ahead`` of them begun before they are asked for."""
+def _in_order(chunks: Iterator[Future[bytes]], ahead: int) -> Iterator[bytes]:
+    """What comes of them, at most ``ahead`` of them begun before they are asked for."""
     begun: deque[Future[bytes]] = deque()
     try:
-        for call in calls:
-            begun.append(pool.submit(call))
+        for chunk in chunks:
+            begun.append(chunk)
             if len(begun) > ahead:
                 yield begun.popleft().result()
         while begun:

@@ -141,7 +141,8 @@ class ActivationStore:
             split: ``train``, ``validation`` or ``test``; all rows where it is None.
 
         Returns:
-            float32 ``[n, d_model]`` and int8 ``[n]`` (1 success, 0 failure).
+            float32 ``[n, d_model]``, in Fortran order as the values of a channel are next to each other on
+            disk, and int8 ``[n]`` (1 success, 0 failure).
 
         Raises:
             StoreError: If the store has not this layer or split.

@@ -38,7 +38,7 @@ def tokens_for(device: torch.device) -> int:
     gets 16,384, one of 24 GB 4,096, so that a batch's activations are a small part of its memory.
     """
     if device.type != "cuda":
-        return 512 if device.type == "cpu" else 4096
+        return 1024 if device.type == "cpu" else 4096
     gigabytes = torch.cuda.get_device_properties(device).total_memory / 1e9
     return int(2 ** max(9, int(math.log2(gigabytes * 205))))
 

@@ -15,7 +15,7 @@ from wif_store.records import Engine
 if TYPE_CHECKING:
     from wif_store.tasks.base import Protocol
 
-BLOCK = 256
+BLOCK = 512
 """Examples scored and journalled together; batches never cross it."""
 
 RECORDED = ("torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs")

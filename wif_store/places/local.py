@@ -28,7 +28,7 @@ class LocalPlace:
 
     renames = True
     gap = 64 * 2**10
-    span = 2**20
+    span = 2**18
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
