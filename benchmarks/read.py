@@ -91,7 +91,7 @@ def readings(store: ActivationStore, path: Path, folder: Path, turns: int) -> Ta
     table.add("open_store", "", median(opening, "open"), "", "", "")
     for number, (what, (read, asked)) in enumerate(reads.items()):
         values = read()
-        np.save(folder / f"{number}.npy", values)
+        np.save(folder / f"{number}.npy", np.ascontiguousarray(values))
         works = {"ours": read, "numpy": partial(np.load, folder / f"{number}.npy")}
         interleave(works, 2)  # both are warm now
         seconds, _ = interleave(works, 5 * turns)

@@ -8,7 +8,9 @@ extracts them to the journal, and from there to the shards, and never through wh
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,9 +102,8 @@ class LocalCrew:
                 for job, records in self._extracted(jobs):
                     if pending is not None:
                         pending.result()
-                    pending = pool.submit(job.journal, records, journal)
                     outcome = Outcome.of(job, records)
-                    del records  # once they are journalled nothing is to hold them
+                    pending = pool.submit(_journal, job, records, journal)
                     yield outcome
             finally:
                 # Whatever ends the scan, what was yielded is durable, or an error.
@@ -129,3 +130,18 @@ class LocalCrew:
         """Write one shard after the other."""
         for job in jobs:
             yield write_shard(journal, job, self._threads)
+
+
+def _journal(job: BlockJob, records: list[Record], journal: Journal) -> None:
+    """Journal a block and let go of it."""
+    job.journal(records, journal)
+    records.clear()
+    _give_back()
+
+
+def _give_back() -> None:
+    """Return free memory to the system: glibc keeps it, in pieces of other sizes than a block wants next."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,7 +106,6 @@ class Extractor:
         begun: deque[list[Record | None]] = deque()
         flying: deque[Flight] = deque()
         for block in blocks:
-            _give_back()
             jobs = [plan(encoded, self.protocol, trees=self.model.decoder.trees) for encoded in block]
             records: list[Record | None] = [None] * len(jobs)
             begun.append(records)
@@ -219,14 +216,6 @@ def _finished(begun: deque[list[Record | None]]) -> Iterator[list[Record]]:
     """Blocks whose records are all there, in their order."""
     while begun and all(record is not None for record in begun[0]):
         yield [record for record in begun.popleft() if record is not None]
-
-
-def _give_back() -> None:
-    """Return to the system what is free. glibc keeps it, in pieces that the next block's tensors do not fit."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim:
-            trim(0)
 
 
 def _starts(lengths: Iterable[int]) -> npt.NDArray[np.int64]:
