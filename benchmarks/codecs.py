@@ -66,8 +66,12 @@ def as_built(name: str, layout: Callable[[int, int], Layout]) -> Codec:
 
     def encode(bits: Bits) -> list[bytes]:
         plan = layout(bits.shape[1], len(bits))
-        rows = plan.chunks[1]
-        return [encode_chunk(widen(bits[at : at + rows]), plan) for at in range(0, len(bits), rows)]
+        _, rows, channels = plan.chunks
+        return [
+            encode_chunk(widen(bits[at : at + rows, first : first + channels]), plan)
+            for at in range(0, len(bits), rows)
+            for first in range(0, bits.shape[1], channels)
+        ]
 
     def decode(kept: list[bytes]) -> list[bytes]:
         return [numcodecs.Blosc().decode(chunk[:-CHECKSUM]) for chunk in kept]
