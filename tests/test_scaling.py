@@ -25,7 +25,7 @@ def test_a_block_costs_the_padding_of_its_batches():
 
 
 def test_one_worker_is_never_idle_and_many_are():
-    lengths = {"a": [(10, 10.0)] * 1000, "b": [(7, 5.0)] * 600}
+    lengths = {"a": [(10, 10.0)] * 2000, "b": [(7, 5.0)] * 1200}
     assert set(scaling.policies(lengths, 1).values()) == {0}
     shares = list(scaling.policies(lengths, 64).values())
     assert shares[0] > shares[1] > 0.5  # four and three blocks for 64 workers; four times as many are better
