@@ -71,7 +71,8 @@ class LocalPlace:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """A file, or the range of it that is there."""
         with (self.folder / name).open("rb", buffering=0) as file:
-            return file.read() if stop is None else os.pread(file.fileno(), stop - start, start)
+            file.seek(start)
+            return file.read() if stop is None else file.read(stop - start)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
