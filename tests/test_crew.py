@@ -45,9 +45,10 @@ class FarCrew:
     def scan(self, jobs, journal):
         for job in self.shuffled(jobs):
             records = self.extract(job.requests)
+            outcome = Outcome.of(job, records)
             job.journal(records, Journal(self.out))
             self.numbers.append(job.number)
-            yield pickle.loads(pickle.dumps(Outcome.of(job, records)))
+            yield pickle.loads(pickle.dumps(outcome))
 
     def write(self, jobs, journal):
         for job in self.shuffled(jobs):

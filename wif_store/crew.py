@@ -49,10 +49,12 @@ class BlockJob:
     gold: tuple[int, ...]
     keep: Keep
 
-    def journal(self, records: Sequence[Record], journal: Journal) -> None:
-        """Write its records down. Durable once this returns."""
+    def journal(self, records: list[Record], journal: Journal) -> None:
+        """Write its records down and let go of them: durable, and the list empty, once this returns."""
         outcomes = [r.prediction == gold for r, gold in zip(records, self.gold, strict=True)]
         journal.blocks.write(self.number, records, self.keep.wanted(outcomes))
+        records.clear()
+        _give_back()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class LocalCrew:
                     if pending is not None:
                         pending.result()
                     outcome = Outcome.of(job, records)
-                    pending = pool.submit(_journal, job, records, journal)
+                    pending = pool.submit(job.journal, records, journal)
                     yield outcome
             finally:
                 # Whatever ends the scan, what was yielded is durable, or an error.
@@ -130,13 +132,6 @@ class LocalCrew:
         """Write one shard after the other."""
         for job in jobs:
             yield write_shard(journal, job, self._threads)
-
-
-def _journal(job: BlockJob, records: list[Record], journal: Journal) -> None:
-    """Journal a block and let go of it."""
-    job.journal(records, journal)
-    records.clear()
-    _give_back()
 
 
 def _give_back() -> None:

@@ -59,8 +59,9 @@ class Worker:
             # It may have been started again on a machine of another kind.
             check_alike(expected, replace(engine, extract=_elsewhere))
             records = engine.extract(job.requests)
+        outcome = Outcome.of(job, records)
         job.journal(records, journal)
-        return Outcome.of(job, records)
+        return outcome
 
     def write(self, job: ShardJob, out: str) -> Shard:
         """Write a shard."""
