@@ -20,11 +20,13 @@ from wif_store.codecs import crc32c
 from wif_store.direct import DirectArray
 from wif_store.errors import DamageError
 from wif_store.places import LocalPlace
+from wif_store.records import widen
 from wif_store.schema import FINAL_TOKEN, SEQUENCE
 from wif_store.store import open_store
 
 LENGTHS = [9, 30, 2, 17, 25, 8, 1, 3, 40, 11]
 SHARD = "sequence/c/1/0/0"
+PADDED = {"EXAMPLES_STEP": 4, "EXAMPLES_PER_CHUNK": 16}
 
 
 @pytest.fixture
@@ -36,10 +38,10 @@ def store(tmp_path, monkeypatch):
     return tmp_path / "s.zarr"
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+@pytest.fixture(scope="module", params=[{}, PADDED], ids=["several shards", "one padded chunk of all rows"])
+def kept(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL.items():
+        for name, value in {**SMALL, **request.param}.items():
             patch.setattr(codecs, name, value)
         folder = tmp_path_factory.mktemp("direct")
         write(folder, LENGTHS)
@@ -63,6 +65,20 @@ def test_any_rows_are_what_zarr_reads(name, ends, layers, span, threads, kept):
         patch.setattr(direct, "THREADS", threads)
         read = opened._residuals(name, layers, slice(start, stop))
     np.testing.assert_array_equal(read, np.stack([values[layer, start:stop] for layer in layers]))
+
+
+def test_a_layer_of_final_tokens_is_decoded_in_its_place(tmp_path, monkeypatch):
+    for name, value in {**SMALL, **PADDED}.items():
+        monkeypatch.setattr(codecs, name, value)
+    records = write(tmp_path, LENGTHS)
+    array = open_store(tmp_path / "s.zarr")._direct[FINAL_TOKEN]
+    monkeypatch.setattr(direct, "THREADS", 1)
+    array._rooms.append(np.zeros(array._room_shape, np.float32))
+    values = array.read([1], 0, len(records))[0]
+    np.testing.assert_array_equal(values, np.stack([widen(r.final_token[1]) for r in records]))
+    # Ten rows of twelve, in two chunks of eight channels, and nothing went by way of the room.
+    assert values.strides == (4, 4 * 12)
+    assert not array._rooms[0].any()
 
 
 def test_chunks_that_follow_each_other_are_one_request(store, monkeypatch):

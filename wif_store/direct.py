@@ -116,14 +116,13 @@ class DirectArray:
             ValueError: If a chunk or an index is not what was written.
             OSError: If a file cannot be read.
         """
-        rows = held = max(0, stop - start)
+        rows = max(0, stop - start)
+        # Where a chunk has all rows, it is decoded in its place, and its padding with it.
+        held = max(rows, self._step) if rows == self._rows and self._turned else rows
         if self._turned:
-            if rows == self._rows <= self._step:
-                held = self._step  # a chunk has all of them, so that its padding has a place too
-            turned = np.empty((len(layers), self._width, held), np.float32)
-            values = turned.transpose(0, 2, 1)
+            values = np.empty((len(layers), self._width, held), np.float32).transpose(0, 2, 1)
         else:
-            values = np.empty((len(layers), rows, self._width), np.float32)
+            values = np.empty((len(layers), held, self._width), np.float32)
         runs = [run for i, layer in enumerate(layers) for run in self._runs(layer, i, start, stop)]
         waiting = iter(runs)
 
