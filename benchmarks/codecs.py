@@ -14,7 +14,8 @@ import torch
 import zarr
 from safetensors import torch as safetensors
 
-from wif_store.codecs import Layout, encode_chunk, final_token_layout, sequence_layout
+from wif_store.chunks import ChunkEncoder
+from wif_store.codecs import Layout, final_token_layout, sequence_layout
 from wif_store.records import widen
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ def as_built(name: str, layout: Callable[[int, int], Layout]) -> Codec:
     def encode(bits: Bits) -> list[bytes]:
         plan = layout(bits.shape[1], len(bits))
         _, rows, channels = plan.chunks
+        encode_chunk = ChunkEncoder(plan)
         return [
-            encode_chunk(widen(bits[at : at + rows, first : first + channels]), plan)
+            encode_chunk(bits[at : at + rows, first : first + channels])
             for at in range(0, len(bits), rows)
             for first in range(0, bits.shape[1], channels)
         ]

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
-import numpy as np
-from numcodecs.blosc import SHUFFLE, Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 if TYPE_CHECKING:
-    from wif_store.schema import Float32
+    import numpy as np
 
 # Blosc shuffles a chunk into one plane per byte of the float; zstd compresses a plane best in whole
 # blocks of its own size. Larger planes cost fewer calls, smaller ones leave more to do at once.
@@ -22,8 +20,6 @@ FINAL_TOKEN_PLANE = 256 * 2**10
 SHARD_BYTES = 576 * 2**20
 EXAMPLES_STEP = 1024
 EXAMPLES_PER_CHUNK = 4096
-STRIP = 64
-"""Values of each row that are written at once where a chunk is turned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,31 +77,6 @@ def final_token_layout(d_model: int, examples: int) -> Layout:
         channels = d_model
     transpose = TransposeCodec(order=(0, 2, 1))
     return Layout((1, rows, channels), (1, rows, d_model), (transpose,), blosc(4 * rows * channels, 4))
-
-
-def encode_chunk(values: Float32, layout: Layout) -> bytes:
-    """A chunk of residuals, byte for byte as zarr encodes it by the same plan; it lets other threads run.
-
-    Args:
-        values: float32 ``[rows, channels]``, at most as many rows as a chunk has; the rest is NaN.
-        layout: A plan of this module.
-    """
-    _, rows, channels = layout.chunks
-    count = len(values)
-    if layout.filters:
-        turned = np.empty((channels, rows), np.float32)
-        for start in range(0, count, STRIP):
-            # numpy alone writes a value to each row in turn, which is slower.
-            strip = slice(start, min(start + STRIP, count))
-            turned[:, strip] = values[strip].T
-        turned[:, count:] = np.nan
-        values = turned
-    elif count < rows:
-        whole = np.full((rows, channels), np.nan, np.float32)
-        whole[:count] = values
-        values = whole
-    packed = Blosc("zstd", 1, SHUFFLE, blocksize=4 * rows * channels, typesize=4).encode(values)
-    return bytes(packed) + crc32c(packed)
 
 
 def crc32c(content: bytes | np.ndarray) -> bytes:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wif_store.codecs import crc32c, encode_chunk
-from wif_store.records import widen
+from wif_store.chunks import ChunkEncoder
+from wif_store.codecs import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,12 +90,13 @@ def write_shard(journal: Journal, job: ShardJob, threads: int = 1) -> Shard:
 def _chunks(pool: ThreadPoolExecutor, blocks: Blocks, job: ShardJob) -> Iterator[Future[bytes]]:
     """The chunks in their order, each begun when it is asked for; those of the same rows read them once."""
     _, step, channels = job.layout.chunks
+    encode = ChunkEncoder(job.layout)
     ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
     for begin in range(0, job.rows, step):
         # A pool begins things in the order they are given, so nobody waits for what has not been begun.
         rows = pool.submit(_read, blocks, job, ends, begin)
         for first in range(0, job.width, channels):
-            yield pool.submit(_encode, rows, slice(first, first + channels), job.layout)
+            yield pool.submit(_encode, encode, rows, slice(first, first + channels))
 
 
 def _read(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> Raw:
@@ -108,8 +109,8 @@ def _read(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> Raw:
     return raw[lead : lead + end - begin]
 
 
-def _encode(rows: Future[Raw], channels: slice, layout: Layout) -> bytes:
-    return encode_chunk(widen(rows.result()[:, channels]), layout)
+def _encode(encode: ChunkEncoder, rows: Future[Raw], channels: slice) -> bytes:
+    return encode(rows.result()[:, channels])
 
 
 def _contents(job: ShardJob, chunks: Iterator[bytes]) -> Iterator[bytes]:
