@@ -153,10 +153,10 @@ class DirectArray:
                 msg = f"the index of {name} points where no chunk can be"
                 raise ValueError(msg)
             # Where chunks follow each other, they are read together, up to what one request is good for.
+            starts, ends = places[:, 0].tolist(), places.sum(1).tolist()
             cut = 0
             for i in range(1, len(places) + 1):
-                apart = i == len(places) or int(places[i, 0]) != int(places[i - 1].sum())
-                if apart or int(places[i].sum() - places[cut, 0]) > self._place.span:
+                if i == len(places) or starts[i] != ends[i - 1] or ends[i] - starts[cut] > self._place.span:
                     yield Run(name, row, begin // self._step * self._across + first + cut, places[cut:i])
                     cut = i
 

@@ -70,9 +70,13 @@ class LocalPlace:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """A file, or the range of it that is there."""
-        with (self.folder / name).open("rb", buffering=0) as file:
-            file.seek(start)
-            return file.read() if stop is None else file.read(stop - start)
+        # A layer is read in ten ranges, and a Path for each would take as long as the reading.
+        descriptor = os.open(f"{self.folder}/{name}", os.O_RDONLY)
+        try:
+            stop = os.fstat(descriptor).st_size if stop is None else stop
+            return os.pread(descriptor, stop - start, start)
+        finally:
+            os.close(descriptor)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
