@@ -70,8 +70,8 @@ class Head:
         torch.mm(states, self.module.weight.T, out=logits)
         if self.module.bias is not None:
             logits += self.module.bias
-        # On a CPU a row for each thread at a time: in its cache.
-        rows = torch.get_num_threads() if states.device.type == "cpu" else max(1, len(states))
+        # On a CPU two rows for each thread at a time: in its cache, and fewer calls than one.
+        rows = 2 * torch.get_num_threads() if states.device.type == "cpu" else max(1, len(states))
         sums = torch.empty(len(states), device=states.device)
         for start in range(0, len(states), rows):
             piece = slice(start, start + rows)
