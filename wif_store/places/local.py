@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -70,13 +71,10 @@ class LocalPlace:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """A file, or the range of it that is there."""
-        # A layer is read in ten ranges, and a Path for each would take as long as the reading.
-        descriptor = os.open(f"{self.folder}/{name}", os.O_RDONLY)
-        try:
-            stop = os.fstat(descriptor).st_size if stop is None else stop
-            return os.pread(descriptor, stop - start, start)
-        finally:
-            os.close(descriptor)
+        # By its name alone: a layer is read in ten ranges, and a Path for each would be a sixth of the time.
+        with io.FileIO(f"{self.folder}/{name}") as file:
+            file.seek(start)
+            return file.readall() if stop is None else file.read(stop - start)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
