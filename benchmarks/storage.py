@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numcodecs
 import numpy as np
+import torch
 
 from benchmarks import codecs, workload
 from benchmarks.clock import interleave, median, one_core
@@ -78,6 +79,8 @@ def compare(title: str, ways: Sequence[codecs.Codec], bits: codecs.Bits, turns: 
     works: dict[str, Callable[[], object]] = {f"encode {way.name}": partial(way.encode, bits) for way in ways}
     works |= {f"decode {way.name}": partial(way.decode, kept[way.name]) for way in ways}
     numcodecs.blosc.set_nthreads(1)
+    # A thread of torch's that spins for more work would take the one core from whoever has the next turn.
+    torch.set_num_threads(1)
     with one_core():
         _, seconds = interleave(works, turns)
     for way in ways:
