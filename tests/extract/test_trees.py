@@ -80,6 +80,6 @@ def test_a_decoder_that_takes_no_trees_runs_each_sequence_by_itself(architecture
 def test_layers_of_an_unknown_kind_take_no_trees(tiny_models):
     model = load(locate(str(tiny_models("qwen2"))), device="cpu", dtype="float32")
     config = model.causal_lm.config
-    assert as_decoder(model.decoder.module, config).trees
+    assert as_decoder(model.decoder.module, config, model.blocks[-1]).trees
     config.layer_types = ["linear_attention", *config.layer_types[1:]]
-    assert not as_decoder(model.decoder.module, config).trees
+    assert not as_decoder(model.decoder.module, config, model.blocks[-1]).trees

@@ -141,10 +141,12 @@ class Extractor:
         rows = pad([tree for job in jobs for tree in job.trees], self.model.device)
         starts = _starts(map(len, jobs))
         ends = [start + path[-1] for start, job in zip(starts, jobs, strict=True) for path in job.readings]
-        capture = Capture(self.layers, self.sequence_layers, rows.nodes[self._index(ends)], rows.nodes)
-        with capture.reading(self.model.blocks):
-            states = self.model.decoder.states(rows).flatten(0, 1)
         nodes = np.concatenate([start + job.node for start, job in zip(starts, jobs, strict=True)])
+        capture = Capture(self.layers, self.sequence_layers, rows.nodes[self._index(ends)], rows.nodes)
+        everywhere = len(self.model.blocks) - 1 in self.sequence_layers
+        read = rows.nodes if everywhere else rows.nodes[self._index(np.union1d(nodes, ends))]
+        with capture.reading(self.model.blocks):
+            states = self.model.decoder.states(rows, read).flatten(0, 1)
         return Batch(jobs, places, capture), states[rows.nodes[self._index(nodes)]]
 
     def _land(self, flight: Flight) -> None:

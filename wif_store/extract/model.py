@@ -166,10 +166,11 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
     config = causal_lm.config.get_text_config(decoder=True)
     head = Head(causal_lm.get_output_embeddings(), getattr(config, "final_logit_softcapping", None))
     _check_head(causal_lm, head)
+    blocks = find_blocks(causal_lm, config.num_hidden_layers)
     return Model(
         causal_lm=causal_lm,
-        decoder=as_decoder(causal_lm.get_decoder(), config),
-        blocks=find_blocks(causal_lm, config.num_hidden_layers),
+        decoder=as_decoder(causal_lm.get_decoder(), config, blocks[-1]),
+        blocks=blocks,
         head=head,
         tokenizer=tokenizer,
         d_model=config.hidden_size,
