@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.clock import interleave
 from wif_store.extract.model import DTYPES
+from wif_store.extract.products import widen
 
 TOKENS = (256, 512, 1024, 2048, 4096)
 SAMPLE = 8000
@@ -47,11 +48,12 @@ class Batching:
 
 
 class Bare:
-    """A decoder as transformers loads it: no head, no cache, no hooks."""
+    """A decoder as transformers loads it: no head, no cache, no hooks. Its products are the build's own."""
 
     def __init__(self, path: str, dtype: str) -> None:
         started = time.perf_counter()
         model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).eval()
+        widen(model)
         self.decoder = model.get_decoder()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.load_seconds = time.perf_counter() - started

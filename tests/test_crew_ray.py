@@ -210,7 +210,7 @@ def test_a_tiny_model_by_the_command_line(cluster, tiny_models, rows_file, tmp_p
     assert done.returncode == 0, done.stderr
     assert "successes and as many failures" in done.stderr
     assert contents(tmp_path / "ray.zarr") == contents(tmp_path / "local.zarr")
-    assert open_store(tmp_path / "ray.zarr").manifest.model["device"] == "cpu, 1 thread"
+    assert open_store(tmp_path / "ray.zarr").manifest.model["device"].startswith("cpu, 1 thread")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support import tiny
+from wif_store.extract import products
 from wif_store.extract.engine import open_engine
 from wif_store.records import widen
 from wif_store.sources import load_source
@@ -21,8 +22,9 @@ def requests(rows_file, protocol, count=24):
 
 
 def reference(folder, dtype, token_ids):
-    """Every block's output for one unpadded prompt, by hooks on a model of its own."""
+    """Every block's output for one unpadded prompt, by hooks on a model with the same products."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    products.widen(model)
     blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
     seen = []
     for block in blocks:

@@ -68,7 +68,7 @@ def open_engine(
         "architecture": type(loaded.causal_lm).__name__,
         "attention": loaded.causal_lm.config._attn_implementation,
         "dtype": dtype,
-        "device": describe_device(loaded.device),
+        "device": describe_device(loaded.device, loaded.causal_lm.dtype),
         "tokenizer": type(loaded.tokenizer).__name__,
         "tokenizer_revision": located.revision,
         "chat_template": chat,

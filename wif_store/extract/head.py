@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from wif_store.extract.products import multiply
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -67,9 +69,7 @@ class Head:
     def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
         """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
         logits = self._room("logits", len(states), states)
-        torch.mm(states, self.module.weight.T, out=logits)
-        if self.module.bias is not None:
-            logits += self.module.bias
+        multiply(states, self.module.weight, self.module.bias, logits)
         # On a CPU two rows for each thread at a time: in its cache, and fewer calls than one.
         rows = 2 * torch.get_num_threads() if states.device.type == "cpu" else max(1, len(states))
         sums = torch.empty(len(states), device=states.device)

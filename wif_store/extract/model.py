@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from wif_store.errors import ModelError
 from wif_store.extract.decoder import Decoder, as_decoder
 from wif_store.extract.head import Head
+from wif_store.extract.products import multiplies, widen
 from wif_store.hub_errors import one_line
 
 EMBEDDED = "gemma3-270m"
@@ -163,6 +164,7 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
     except (RuntimeError, AssertionError) as error:
         msg = f"cannot use device {device!r}: {_first_line(error)}"
         raise ModelError(msg) from None
+    widen(causal_lm)
     config = causal_lm.config.get_text_config(decoder=True)
     head = Head(causal_lm.get_output_embeddings(), getattr(config, "final_logit_softcapping", None))
     _check_head(causal_lm, head)
@@ -187,13 +189,14 @@ def resolve_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def describe_device(device: torch.device) -> str:
-    """The device as it is recorded: the name of a GPU, the threads of a CPU; both change the last bits."""
+def describe_device(device: torch.device, dtype: torch.dtype) -> str:
+    """The device as it is recorded: a GPU's name, a CPU's threads and products; all change the last bits."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu, {threads} thread{'s' * (threads > 1)}"
+        products = "" if multiplies("cpu", dtype) else ", products in float32"
+        return f"cpu, {threads} thread{'s' * (threads > 1)}{products}"
     return device.type
 
 
