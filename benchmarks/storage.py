@@ -5,7 +5,8 @@
 Bytes are those of the shards of an array, index and checksums included, over two for every value. The
 entropy is that of a value given its channel, in the middle layer: as counted, which is too low where the rows
 are few, and with the Miller-Madow correction. Codecs take turns on one core, over the first ``--megabytes``
-of raw bfloat16 of that layer; a rate is in that, and by CPU time. Without stores, one of each task is built.
+of raw bfloat16 of that layer; a rate is in that, and by CPU time. Without stores, one of each task is built,
+in ``--folder`` to read them again; with ``--keep-all``, balance leaves no example out.
 """
 
 from __future__ import annotations
@@ -97,13 +98,17 @@ def main(arguments: list[str] | None = None) -> None:
     workload.add_options(parser)
     parser.add_argument("--tasks", default="winogrande,boolq,piqa,social_i_qa")
     parser.add_argument("--examples", type=int, default=256)
+    parser.add_argument("--keep-all", action="store_true", help="count every other example as a success")
+    parser.add_argument("--folder", type=Path, help="where stores are built, to be kept")
     parser.add_argument("--megabytes", type=float, default=16)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         paths = options.stores or [
-            workload.make_store(name, options, Path(folder)) for name in options.tasks.split(",")
+            workload.make_store(name, options, folder) for name in options.tasks.split(",")
         ]
         stores = [open_store(path) for path in paths]
         tables = [sizes(stores)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from wif_store.records import Engine
+    from wif_store.records import Engine, Record
     from wif_store.sources import Source
     from wif_store.tasks.base import MultipleChoiceTask, Protocol, Request
 
@@ -69,8 +71,32 @@ def deciding_sequences(requests: list[Request], tokenizer: Any, protocol: Protoc
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class EveryOther:
+    """An extractor whose every other example counts as answered right, so that balance keeps them all."""
+
+    extract: Any
+    gold: dict[str, int]
+
+    def __call__(self, requests: Sequence[Request]) -> list[Record]:
+        """Run one block of requests."""
+        [records] = self.stream([requests])
+        return records
+
+    def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
+        """Run block after block."""
+        for records in self.extract.stream(blocks):
+            yield [
+                replace(record, prediction=(self.gold[record.id] + n % 2) % len(record.logprobs))
+                for n, record in enumerate(records)
+            ]
+
+
 def make_store(name: str, options: argparse.Namespace, folder: Path) -> Path:
-    """Build a store of the first ``options.examples`` examples of a task below ``folder``."""
+    """Build a store of the first ``options.examples`` examples of a task below ``folder``.
+
+    With ``options.keep_all`` it holds every one of them: its residuals are real, its labels are not.
+    """
     from wif_store.extract.engine import open_engine
 
     task = get_task(name)
@@ -79,6 +105,10 @@ def make_store(name: str, options: argparse.Namespace, folder: Path) -> Path:
     engine = open_engine(
         options.model, protocol, sequence_layers=options.sequence_layers, dtype=options.dtype
     )
+    source = load_source(task, str(folder / f"{name}.jsonl"))
+    if options.keep_all:
+        gold = {candidate.id: candidate.gold for candidate in source.candidates}
+        engine = replace(engine, extract=EveryOther(engine.extract, gold))
     out = folder / f"{name}.zarr"
-    build_all(task, protocol, load_source(task, str(folder / f"{name}.jsonl")), engine, out)
+    build_all(task, protocol, source, engine, out)
     return out

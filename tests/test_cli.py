@@ -72,6 +72,15 @@ def test_a_second_run_says_it_is_done(store, tiny_models, rows_file):
     assert "already built" in again.stderr
 
 
+@pytest.mark.parametrize(("per_class", "block"), [("3", 32), ("max", 512)])
+def test_few_examples_are_not_looked_for_among_many(per_class, block, tiny_models, rows_file, tmp_path):
+    done = build(tiny_models("gemma2"), rows_file, tmp_path / "s.zarr", "--per-class", per_class)
+    assert done.returncode == 0, done.stderr
+    from wif_store import open_store
+
+    assert open_store(tmp_path / "s.zarr").manifest.batching["block"] == block
+
+
 @pytest.mark.parametrize("protocol", ["mcq", "paper"])
 def test_every_protocol_builds(protocol, tiny_models, rows_file, tmp_path):
     out = tmp_path / "s.zarr"

@@ -117,7 +117,7 @@ Hands = Callable[["Protocol"], "tuple[Engine, Crew]"]
 
 @contextmanager
 def _hands(model: str, options: BuildOptions) -> Iterator[Hands]:
-    from wif_store.extract.engine import Opener
+    from wif_store.extract.engine import Opener, block_for
 
     opener = Opener(
         model,
@@ -127,6 +127,7 @@ def _hands(model: str, options: BuildOptions) -> Iterator[Hands]:
         dtype=options.dtype,
         batch_tokens=options.batch_tokens,
         batch_size=options.batch_size,
+        block=block_for(parse_per_class(options.per_class)),
         chat=options.chat,
         trust_remote_code=options.trust_remote_code,
     )

@@ -12,8 +12,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from typing import Any
 
-PIECE_BYTES: Final = 2**24
-"""How many bytes of a weight are float32 at once: what a CPU's last cache holds."""
+PIECE_BYTES: Final = 2**22
+"""How many bytes of a weight are float32 at once: little enough for a CPU's cache."""
 
 
 @cache
