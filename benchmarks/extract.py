@@ -107,16 +107,10 @@ def read_build(records: list[Record], options: argparse.Namespace, folder: Path)
         batch_size=options.peer_batch,
     )
 
-    def source(gold: list[int]) -> Source:
-        rows = [{"text": r.prompt, "gold": g} for r, g in zip(records, gold, strict=True)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return load_source(TEXTS, str(path))
-
-    # Every other answer is called right, so that balance keeps every example.
-    plain = source([0] * len(records))
-    answers = {r.id: r.prediction for r in engine.extract(workload.requests_of(TEXTS, READ, plain))}
-    gold = [answers[c.id] ^ (n % 2) for n, c in enumerate(plain.candidates)]
-    return Build(TEXTS, READ, source(gold), engine, folder)
+    rows = [{"text": record.prompt, "gold": 0} for record in records]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = load_source(TEXTS, str(path))
+    return Build(TEXTS, READ, source, workload.keep_all(engine, source), folder)
 
 
 def loop_examples(

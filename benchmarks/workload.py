@@ -73,7 +73,7 @@ def deciding_sequences(requests: list[Request], tokenizer: Any, protocol: Protoc
 
 @dataclass(frozen=True, slots=True)
 class EveryOther:
-    """An extractor whose every other example counts as answered right, so that balance keeps them all."""
+    """An extractor by which every other example counts as answered right."""
 
     extract: Any
     gold: dict[str, int]
@@ -92,11 +92,14 @@ class EveryOther:
             ]
 
 
-def make_store(name: str, options: argparse.Namespace, folder: Path) -> Path:
-    """Build a store of the first ``options.examples`` examples of a task below ``folder``.
+def keep_all(engine: Engine, source: Source) -> Engine:
+    """An engine by whose labels balance leaves no example out; its residuals are the real ones."""
+    gold = {candidate.id: candidate.gold for candidate in source.candidates}
+    return replace(engine, extract=EveryOther(engine.extract, gold))
 
-    With ``options.keep_all`` it holds every one of them: its residuals are real, its labels are not.
-    """
+
+def make_store(name: str, options: argparse.Namespace, folder: Path) -> Path:
+    """Build a store of the first ``options.examples`` examples of a task below ``folder``."""
     from wif_store.extract.engine import open_engine
 
     task = get_task(name)
@@ -107,8 +110,7 @@ def make_store(name: str, options: argparse.Namespace, folder: Path) -> Path:
     )
     source = load_source(task, str(folder / f"{name}.jsonl"))
     if options.keep_all:
-        gold = {candidate.id: candidate.gold for candidate in source.candidates}
-        engine = replace(engine, extract=EveryOther(engine.extract, gold))
+        engine = keep_all(engine, source)
     out = folder / f"{name}.zarr"
     build_all(task, protocol, source, engine, out)
     return out
