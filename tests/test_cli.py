@@ -66,6 +66,12 @@ def test_build_verify_info_audit(store):
     assert all(line.split()[0] == "0" for line in audited)
 
 
+def test_the_list_of_commands_is_whole_sentences():
+    commands = run("--help").stdout.partition("Commands:")[2].split("\n")[1:-1]
+    assert len(commands) >= 8
+    assert all(line.endswith(".") and "..." not in line for line in commands)
+
+
 def test_a_second_run_says_it_is_done(store, tiny_models, rows_file):
     again = build(tiny_models("gemma2"), rows_file, store, "--per-class", "max", "--sequence-layers", "1,3")
     assert again.returncode == 0

@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # plain text: half the time, and an error is a line
     help="Residual-stream activations with success labels: build, check, publish and score them.",
 )
 
@@ -108,7 +109,7 @@ def build(
         typer.Option(min=0, help="Default: 1 where the cluster has GPUs, else 0.", show_default=False),
     ] = None,
 ) -> None:
-    """Run a model over a task and write its store; run the same command again to resume."""
+    """Run a model over a task and write its store. The same command goes on after a stop."""
     from wif_store.build_command import BuildOptions, run_builds
 
     run_builds(
@@ -176,7 +177,7 @@ def verify(
 
 @app.command()
 def repair(store: Store) -> None:
-    """Rebuild the damaged files that follow from whole ones, byte for byte; name the others."""
+    """Rebuild damaged files from whole ones, and name the others. They come back byte for byte."""
     from wif_store.errors import DamageError
     from wif_store.repair import repair_store
 
@@ -194,7 +195,7 @@ def repair(store: Store) -> None:
 
 @app.command()
 def audit(store: Store) -> None:
-    """Count the flaws that an AUC would not show: repeats, crossings, cut prompts, leaked answers."""
+    """Count flaws that an AUC does not show. Repeats, crossings, cut prompts and leaked answers."""
     from wif_store.audit import audit_store
     from wif_store.info import describe_audit
     from wif_store.store import open_store
@@ -222,7 +223,7 @@ def push(
         typer.Option(help="Show these scores on the card: the folder of `score --out`.", show_default=False),
     ] = None,
 ) -> None:
-    """Publish stores as a dataset on the Hub; run the same command again to go on."""
+    """Publish stores as a dataset on the Hub. The same command goes on after a stop."""
     from wif_store.publish.command import push_stores
     from wif_store.publish.push import Target
 
@@ -244,7 +245,7 @@ def pull(
         typer.Option(help="Folder for {task}.zarr. Default: stores/{repo}", show_default=False),
     ] = None,
 ) -> None:
-    """Fetch stores from the Hub and verify every byte; run the same command again to go on."""
+    """Fetch stores from the Hub and verify every byte. The same command goes on after a stop."""
     from wif_store.publish.command import pull_stores
 
     pull_stores(repo, task or [], layers, revision, out)

@@ -47,7 +47,7 @@ def score_command(
     confidence: Annotated[float, typer.Option(help="Of the intervals; the level of the verdicts.")] = 0.999,
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws for a bootstrap interval; 0 for none.")] = 0,
 ) -> None:
-    """Measure how well probes, or your own predictions, tell where the model will fail."""
+    """Measure how well probes, or your own scores, predict failure."""
     from wif_store.score.report import sections, to_text, write
     from wif_store.score.run import evaluate, score
     from wif_store.store import open_store
