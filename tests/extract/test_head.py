@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wif_store.extract import head as module
+from wif_store.extract import products
 from wif_store.extract.head import Head, largest
 
 
@@ -30,13 +31,16 @@ def exact(head, states, place, token):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("in_pieces", [False, True])
 @pytest.mark.parametrize("softcap", [None, 30.0])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("vocabulary", [517, 128 * 64])
 @pytest.mark.parametrize(
     ("dtype", "allowed"), [(torch.float32, 5e-5), (torch.float16, 1e-3), (torch.bfloat16, 5e-3)]
 )
-def test_as_in_double_precision(dtype, allowed, vocabulary, bias, softcap, monkeypatch):
+def test_as_in_double_precision(dtype, allowed, vocabulary, bias, softcap, in_pieces, monkeypatch):
+    monkeypatch.setattr(module, "widened", lambda device, dtype: in_pieces)
+    monkeypatch.setattr(products, "PIECE_BYTES", 4 * 64 * 100)
     monkeypatch.setattr(module, "PIECE_BYTES", 7 * 8 * vocabulary)
     head, states = made(dtype, vocabulary, bias=bias, softcap=softcap)
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from wif_store.extract.products import multiply
+from wif_store.extract.products import pieces, rows_of, widened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,8 +68,12 @@ class Head:
 
     def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
         """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
+        if states.device.type == "cpu" and (states.dtype == torch.float32 or widened("cpu", states.dtype)):
+            return self._log_sum_in_pieces(states)
         logits = self._room("logits", len(states), states)
-        multiply(states, self.module.weight, self.module.bias, logits)
+        torch.mm(states, self.module.weight.T, out=logits)
+        if self.module.bias is not None:
+            logits += self.module.bias
         # On a CPU two rows for each thread at a time: in its cache, and fewer calls than one.
         rows = 2 * torch.get_num_threads() if states.device.type == "cpu" else max(1, len(states))
         sums = torch.empty(len(states), device=states.device)
@@ -84,6 +88,19 @@ class Head:
             torch.log_softmax(self._cap(values), -1, out=normal)
             sums[piece] = values[:, 0] - normal[:, 0]
         return sums
+
+    def _log_sum_in_pieces(self, states: torch.Tensor) -> torch.Tensor:
+        """The same where products come in float32 anyway: the logits never leave the cache."""
+        columns = states.float().T.contiguous()
+        room = torch.empty(rows_of(self.module), len(states))
+        sums = []
+        for _, weight, bias in pieces(self.module):
+            logits = torch.mm(weight, columns, out=room[: len(weight)])
+            if bias is not None:
+                logits += bias[:, None]
+            top = self._cap(logits).amax(0)
+            sums.append(logits.sub_(top).exp_().sum(0).log_() + top)
+        return torch.stack(sums).logsumexp(0)
 
     def _room(self, name: str, rows: int, like: torch.Tensor) -> torch.Tensor:
         """Uninitialised ``[rows, vocabulary]``, in the same memory each time, for fresh pages cost time."""

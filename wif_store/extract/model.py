@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from wif_store.errors import ModelError
 from wif_store.extract.decoder import Decoder, as_decoder
 from wif_store.extract.head import Head
-from wif_store.extract.products import multiplies, widen
+from wif_store.extract.products import widen, widened
 from wif_store.hub_errors import one_line
 
 EMBEDDED = "gemma3-270m"
@@ -195,7 +195,7 @@ def describe_device(device: torch.device, dtype: torch.dtype) -> str:
         return f"cuda: {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        products = "" if multiplies("cpu", dtype) else ", products in float32"
+        products = ", products in float32" if widened("cpu", dtype) else ""
         return f"cpu, {threads} thread{'s' * (threads > 1)}{products}"
     return device.type
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 PIECE_BYTES: Final = 2**22
@@ -17,56 +18,58 @@ PIECE_BYTES: Final = 2**22
 
 
 @cache
-def multiplies(device: str, dtype: torch.dtype) -> bool:
-    """Whether a kind of device has quick products of a type.
+def widened(device: str, dtype: torch.dtype) -> bool:
+    """Whether products of a type run in float32 on a kind of device, for want of quick ones of its own.
 
-    A CPU without bfloat16 instructions has them too, but about ten times as slow as those of float32.
+    A CPU without bfloat16 instructions has bfloat16 products, but about ten times as slow as float32's.
     """
     if device != "cpu" or dtype == torch.float32:
-        return True
+        return False
     kind = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-    return bool(
+    return not (
         torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
     )
 
 
-def multiply(
-    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
-) -> None:
-    """``states @ weight.T + bias``, accumulated in float32 and rounded once.
+def rows_of(linear: nn.Linear) -> int:
+    """Outputs of one of its pieces."""
+    return min(linear.out_features, max(1, PIECE_BYTES // (4 * linear.in_features)))
 
-    Args:
-        states: ``[n, d]``.
-        weight: ``[m, d]``.
-        bias: ``[m]``.
-        out: ``[n, m]``, of the same type as the others.
+
+@cache
+def _room(rows: int, columns: int) -> torch.Tensor:
+    """The same memory each time, for fresh pages cost as much as widening."""
+    return torch.empty(rows, columns)
+
+
+def pieces(linear: nn.Linear) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor | None]]:
+    """A linear layer piece by piece: which of its outputs, their weights and their biases, in float32.
+
+    The weights are good until the next piece.
     """
-    if multiplies(out.device.type, out.dtype):
-        torch.mm(states, weight.T, out=out)
-        if bias is not None:
-            out += bias
-        return
-    wide = states.float()
-    rows = max(1, PIECE_BYTES // (4 * weight.shape[1]))
-    for start in range(0, len(weight), rows):
+    rows = rows_of(linear)
+    for start in range(0, linear.out_features, rows):
         piece = slice(start, start + rows)
-        addend = None if bias is None else bias[piece].float()
-        out[:, piece] = functional.linear(wide, weight[piece].float(), addend)
+        weight = linear.weight[piece]
+        if weight.dtype != torch.float32:
+            weight = _room(rows, linear.in_features)[: len(weight)].copy_(weight)
+        yield piece, weight, None if linear.bias is None else linear.bias[piece].float()
 
 
 class Widened(nn.Linear):
-    """A linear layer whose product is that of ``multiply``."""
+    """A linear layer whose product is made in float32 and rounded once."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., in_features]`` -> ``[..., out_features]``, of the same type."""
+        wide = input.float()
         out = input.new_empty(*input.shape[:-1], self.out_features)
-        multiply(input.flatten(0, -2), self.weight, self.bias, out.view(-1, self.out_features))
+        for piece, weight, bias in pieces(self):
+            out[..., piece] = functional.linear(wide, weight, bias)
         return out
 
 
 def widen(model: Any) -> None:
     """Give a model the products that are quick on its device. Its type and its weights stay as they are."""
-    if not multiplies(model.device.type, model.dtype):
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = Widened
+    for module in model.modules():
+        if type(module) is nn.Linear and widened(module.weight.device.type, module.weight.dtype):
+            module.__class__ = Widened
