@@ -29,7 +29,8 @@ class Head:
     A bfloat16 logit near 20 is a multiple of 1/8, too coarse to tell two choices apart. So the
     projection runs in the model's own type, and then the logits that carry the sum, the largest and
     the scored ones, are computed again in float32. The rounding of the others averages out: their
-    log-sum is within about 1e-3 nats of the exact one.
+    log-sum is within about 1e-3 nats of the exact one. On a CPU whose products come in float32,
+    of that type or for want of others, every logit is exact as it is.
     """
 
     module: Any
