@@ -97,7 +97,7 @@ def run_builds(options: BuildOptions) -> None:
 def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, alone: bool) -> list[Job]:
     """Build the jobs of one model; returns those that could not be built, unless there is but one."""
     failed: list[Job] = []
-    with _hands(jobs[0].model, options) as hands:
+    with _hands(jobs[0], options) as hands:
         for number, job in enumerate(jobs):
             try:
                 run_build(console, job, hands)
@@ -116,18 +116,18 @@ Hands = Callable[["Protocol"], "tuple[Engine, Crew]"]
 
 
 @contextmanager
-def _hands(model: str, options: BuildOptions) -> Iterator[Hands]:
+def _hands(job: Job, options: BuildOptions) -> Iterator[Hands]:
     from wif_store.extract.engine import Opener, block_for
 
     opener = Opener(
-        model,
+        job.model,
         layers=options.layers,
         sequence_layers=options.sequence_layers,
         device=options.device,
         dtype=options.dtype,
         batch_tokens=options.batch_tokens,
         batch_size=options.batch_size,
-        block=block_for(parse_per_class(options.per_class)),
+        block=block_for(job.settings.per_class),
         chat=options.chat,
         trust_remote_code=options.trust_remote_code,
     )

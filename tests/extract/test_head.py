@@ -39,7 +39,7 @@ def exact(head, states, place, token):
     ("dtype", "allowed"), [(torch.float32, 5e-5), (torch.float16, 1e-3), (torch.bfloat16, 5e-3)]
 )
 def test_as_in_double_precision(dtype, allowed, vocabulary, bias, softcap, in_pieces, monkeypatch):
-    monkeypatch.setattr(module, "widened", lambda device, dtype: in_pieces)
+    monkeypatch.setattr(module, "widened", lambda dtype: in_pieces)
     monkeypatch.setattr(products, "PIECE_BYTES", 4 * 64 * 100)
     monkeypatch.setattr(module, "PIECE_BYTES", 7 * 8 * vocabulary)
     head, states = made(dtype, vocabulary, bias=bias, softcap=softcap)

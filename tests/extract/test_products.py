@@ -14,7 +14,7 @@ from wif_store.tasks.base import Protocol, Request
 
 @pytest.fixture(params=[True, False], ids=["native", "widened"])
 def native(request, monkeypatch):
-    def widened(device, dtype):
+    def widened(dtype):
         return not request.param and dtype != torch.float32
 
     for module in ("products", "model", "head"):

@@ -19,6 +19,7 @@ BLOCK = 512
 """Examples scored and journalled together, at most; batches never cross it."""
 
 LEAST_BLOCK = 32
+"""Of a small build: fewer would leave most batches unfilled."""
 
 RECORDED = ("torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs")
 
@@ -78,7 +79,7 @@ def open_engine(
         "architecture": type(loaded.causal_lm).__name__,
         "attention": loaded.causal_lm.config._attn_implementation,
         "dtype": dtype,
-        "device": describe_device(loaded.device, loaded.causal_lm.dtype),
+        "device": describe_device(loaded.device, loaded.dtype),
         "tokenizer": type(loaded.tokenizer).__name__,
         "tokenizer_revision": located.revision,
         "chat_template": chat,

@@ -69,7 +69,7 @@ class Head:
 
     def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
         """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
-        if states.device.type == "cpu" and (states.dtype == torch.float32 or widened("cpu", states.dtype)):
+        if states.device.type == "cpu" and (states.dtype == torch.float32 or widened(states.dtype)):
             return self._log_sum_in_pieces(states)
         logits = self._room("logits", len(states), states)
         torch.mm(states, self.module.weight.T, out=logits)

@@ -195,7 +195,7 @@ def describe_device(device: torch.device, dtype: torch.dtype) -> str:
         return f"cuda: {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        products = ", products in float32" if widened("cpu", dtype) else ""
+        products = ", products in float32" if widened(dtype) else ""
         return f"cpu, {threads} thread{'s' * (threads > 1)}{products}"
     return device.type
 

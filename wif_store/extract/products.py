@@ -17,18 +17,20 @@ PIECE_BYTES: Final = 2**22
 """How many bytes of a weight are float32 at once: little enough for a CPU's cache."""
 
 
+KINDS: Final = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""What oneDNN calls the types that not every CPU multiplies."""
+
+
 @cache
-def widened(device: str, dtype: torch.dtype) -> bool:
-    """Whether products of a type run in float32 on a kind of device, for want of quick ones of its own.
+def widened(dtype: torch.dtype) -> bool:
+    """Whether this CPU makes products of a type in float32, for want of quick ones of its own.
 
     A CPU without bfloat16 instructions has bfloat16 products, but about ten times as slow as float32's.
     """
-    if device != "cpu" or dtype == torch.float32:
+    if dtype not in KINDS:
         return False
-    kind = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-    return not (
-        torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
-    )
+    supported = f"_is_mkldnn_{KINDS[dtype]}_supported"
+    return not (torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, supported)())
 
 
 def rows_of(linear: nn.Linear) -> int:
@@ -57,7 +59,7 @@ def pieces(linear: nn.Linear) -> Iterator[tuple[slice, torch.Tensor, torch.Tenso
 
 
 class Widened(nn.Linear):
-    """A linear layer whose product is made in float32 and rounded once."""
+    """A linear layer whose product is made in float32 and rounded once; for inference, in one thread."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., in_features]`` -> ``[..., out_features]``, of the same type."""
@@ -71,5 +73,5 @@ class Widened(nn.Linear):
 def widen(model: Any) -> None:
     """Give a model the products that are quick on its device. Its type and its weights stay as they are."""
     for module in model.modules():
-        if type(module) is nn.Linear and widened(module.weight.device.type, module.weight.dtype):
+        if type(module) is nn.Linear and module.weight.device.type == "cpu" and widened(module.weight.dtype):
             module.__class__ = Widened
