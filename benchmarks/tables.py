@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-VERSIONS = ("wif-store", "torch", "transformers", "numpy", "zarr", "numcodecs")
+VERSIONS = ("wif-store", "torch", "transformers", "numpy", "zarr", "numcodecs", "zstandard")
 
 
 def line(cells: Iterable[object]) -> str:

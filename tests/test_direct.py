@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_store import SMALL, write
-from wif_store import codecs, direct
+from wif_store import codecs, direct, writer
 from wif_store.codecs import crc32c
 from wif_store.direct import DirectArray
 from wif_store.errors import DamageError
@@ -26,7 +27,18 @@ from wif_store.store import open_store
 
 LENGTHS = [9, 30, 2, 17, 25, 8, 1, 3, 40, 11]
 SHARD = "sequence/c/1/0/0"
-PADDED = {"EXAMPLES_STEP": 4, "EXAMPLES_PER_CHUNK": 16}
+
+
+def padded(d_model, examples):
+    """One shard whose two chunks have more rows than there are examples, as there once were."""
+    rows, channels = 4 * -(-examples // 4), d_model // 2
+    plan = codecs.final_token_layout(d_model, examples)
+    return replace(
+        plan,
+        chunks=(1, rows, channels),
+        shards=(1, rows, d_model),
+        compressors=codecs.blosc(4 * rows * channels, 4),
+    )
 
 
 @pytest.fixture
@@ -38,11 +50,16 @@ def store(tmp_path, monkeypatch):
     return tmp_path / "s.zarr"
 
 
-@pytest.fixture(scope="module", params=[{}, PADDED], ids=["several shards", "one padded chunk of all rows"])
+@pytest.fixture(
+    scope="module",
+    params=[codecs.final_token_layout, padded],
+    ids=["several shards", "padded chunks of all rows"],
+)
 def kept(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**SMALL, **request.param}.items():
+        for name, value in SMALL.items():
             patch.setattr(codecs, name, value)
+        patch.setattr(writer, "final_token_layout", request.param)
         folder = tmp_path_factory.mktemp("direct")
         write(folder, LENGTHS)
     return folder / "s.zarr"
@@ -67,17 +84,20 @@ def test_any_rows_are_what_zarr_reads(name, ends, layers, span, threads, kept):
     np.testing.assert_array_equal(read, np.stack([values[layer, start:stop] for layer in layers]))
 
 
-def test_a_layer_of_final_tokens_is_decoded_in_its_place(tmp_path, monkeypatch):
-    for name, value in {**SMALL, **PADDED}.items():
+@pytest.mark.parametrize(("layout", "held"), [(codecs.final_token_layout, 10), (padded, 12)])
+def test_a_layer_of_final_tokens_is_decoded_in_its_place(layout, held, tmp_path, monkeypatch):
+    for name, value in {**SMALL, "EXAMPLES_PER_CHUNK": 16}.items():
         monkeypatch.setattr(codecs, name, value)
+    monkeypatch.setattr(writer, "final_token_layout", layout)
     records = write(tmp_path, LENGTHS)
     array = open_store(tmp_path / "s.zarr")._direct[FINAL_TOKEN]
     monkeypatch.setattr(direct, "THREADS", 1)
     array._rooms.append(np.zeros(array._room_shape, np.float32))
     values = array.read([1], 0, len(records))[0]
     np.testing.assert_array_equal(values, np.stack([widen(r.final_token[1]) for r in records]))
-    # Ten rows of twelve, in two chunks of eight channels, and nothing went by way of the room.
-    assert values.strides == (4, 4 * 12)
+    # In several chunks, their padding with them, and nothing went by way of the room.
+    assert array._across > 1
+    assert values.strides == (4, 4 * held)
     assert not array._rooms[0].any()
 
 

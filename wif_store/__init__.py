@@ -1,9 +1,6 @@
 """Residual-stream activations with success labels: build, publish, read, score."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # what type checkers take for true; to import it from typing takes longer than all else
 if TYPE_CHECKING:
     from wif_store.store import ActivationStore, open_store
 

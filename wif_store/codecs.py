@@ -18,18 +18,22 @@ ZSTD_BLOCK = 128 * 2**10
 SEQUENCE_PLANE = 512 * 2**10
 FINAL_TOKEN_PLANE = 256 * 2**10
 SHARD_BYTES = 576 * 2**20
-EXAMPLES_STEP = 1024
 EXAMPLES_PER_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Chunk and shard shapes of one array, and the codecs of its inner chunks."""
+    """Chunk and shard shapes of one array, and the codecs of its inner chunks.
+
+    Attributes:
+        repeats: Whether rows come again, as the tokens that prompts share do, and are to be looked for.
+    """
 
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None
     filters: tuple[Any, ...]
     compressors: tuple[Any, ...]
+    repeats: bool = False
 
     @property
     def outer(self) -> tuple[int, ...]:
@@ -38,7 +42,7 @@ class Layout:
 
 
 def blosc(chunk_bytes: int, typesize: int) -> tuple[Any, ...]:
-    """Byte shuffle and zstd-1 over the chunk as one block, then a checksum.
+    """Byte shuffle and zstd over the chunk as one block, then a checksum; a level says nothing to a reader.
 
     One block per chunk is the point: Blosc's automatic block size stores 0.80 of raw bfloat16 where
     this stores 0.68. The CRC32C makes every read of damaged bytes raise.
@@ -49,36 +53,33 @@ def blosc(chunk_bytes: int, typesize: int) -> tuple[Any, ...]:
     )
 
 
-def lines_per_chunk(length: int, plane: int) -> int:
-    """The fewest lines of ``length`` values whose byte planes are whole zstd blocks, at least ``plane``."""
-    step = ZSTD_BLOCK // math.gcd(length, ZSTD_BLOCK)
-    return step * math.ceil(plane / (step * length))
-
-
 def sequence_layout(d_model: int, tokens: int) -> Layout:
     """Plan for ``[sequence_layer, token, d_model]``: shards of at most ``SHARD_BYTES`` uncompressed."""
-    chunk = min(lines_per_chunk(d_model, SEQUENCE_PLANE), max(1, tokens))
+    step = ZSTD_BLOCK // math.gcd(d_model, ZSTD_BLOCK)
+    chunk = min(step * math.ceil(SEQUENCE_PLANE / (step * d_model)), max(1, tokens))
     most = max(1, SHARD_BYTES // (4 * d_model * chunk))
     shard = chunk * min(most, math.ceil(max(1, tokens) / chunk))
-    return Layout((1, chunk, d_model), (1, shard, d_model), (), blosc(4 * chunk * d_model, 4))
+    return Layout((1, chunk, d_model), (1, shard, d_model), (), blosc(4 * chunk * d_model, 4), repeats=True)
 
 
 def final_token_layout(d_model: int, examples: int) -> Layout:
     """Plan for ``[layer, example, d_model]``: shards of one layer and up to ``EXAMPLES_PER_CHUNK`` examples.
 
     A chunk has all examples of its shard and some channels. Channels differ more than examples do, so each
-    channel's values are laid end to end.
+    channel's values are laid end to end. There are no more rows than examples need: mantissas, which are kept
+    as they are, would be kept of padding too.
     """
     rows = math.ceil(examples / math.ceil(examples / EXAMPLES_PER_CHUNK))
-    if rows > EXAMPLES_STEP:
-        rows = EXAMPLES_STEP * math.ceil(rows / EXAMPLES_STEP)
-    channels = lines_per_chunk(rows, FINAL_TOKEN_PLANE)
-    if d_model % channels:
-        channels = d_model
+    channels = max(
+        n for n in range(1, d_model + 1) if d_model % n == 0 and n <= max(1, FINAL_TOKEN_PLANE // rows)
+    )
     transpose = TransposeCodec(order=(0, 2, 1))
     return Layout((1, rows, channels), (1, rows, d_model), (transpose,), blosc(4 * rows * channels, 4))
 
 
-def crc32c(content: bytes | np.ndarray) -> bytes:
-    """The checksum as it follows what it is of."""
-    return int(google_crc32c.value(content)).to_bytes(4, "little")
+def crc32c(*parts: bytes | np.ndarray) -> bytes:
+    """The checksum of what stands end to end, as it follows it."""
+    value = 0
+    for part in parts:
+        value = google_crc32c.extend(value, part)
+    return int(value).to_bytes(4, "little")
