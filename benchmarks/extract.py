@@ -10,8 +10,8 @@ Per task, in turns, over the first ``--examples`` examples in visit order:
   into tensors beforehand, in the best of ten batchings (the quickest of each kind takes part in the turns).
 * *read*: a build of ``--sequence-layers`` alone over the prompts that the first build read, one sequence an
   example, in batches of ``--peer-batch``; beside it lmprobe's ``extract`` of the same.
-* *published loop*: TransformerLens, one example and one layer a pass, over ``--peer-examples`` examples of
-  every length.
+* *published loop*: TransformerLens in its default type, one example and one layer a pass, over
+  ``--peer-examples`` examples of every length.
 
 Loading is timed apart and in no ratio; reading the source and making the peers' jobs are timed nowhere.
 A ratio is the median of the turns' own ratios.
@@ -156,7 +156,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Table]
         "lmprobe_extract": {**job, "batch_size": options.peer_batch, "prompts": prompts},
         "published_loop": {
             **job,
-            "dtype": options.loop_dtype or options.dtype,
+            "dtype": options.loop_dtype,
             "model": options.model,
             "examples": loop,
         },
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--peers", type=Path, default=PYTHON, help="the Python of the peers' environment")
     parser.add_argument("--peer-examples", type=int, default=8, help="of the published loop")
-    parser.add_argument("--loop-dtype", help="of the published loop; default: that of the build")
+    parser.add_argument("--loop-dtype", default="float32", help="of the published loop; default: its own")
     parser.add_argument("--peer-batch", type=int, default=32, help="examples of one batch of lmprobe")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)

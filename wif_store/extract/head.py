@@ -59,18 +59,19 @@ class Head:
         Returns:
             float32 ``[m]``, on the device of the states.
         """
-        step = max(1, PIECE_BYTES // (8 * self.vocabulary))
-        sums = torch.cat([self._log_sum(piece) for piece in states.split(step)])
+        if states.device.type == "cpu" and (states.dtype == torch.float32 or widened(states.dtype)):
+            sums = self._log_sum_by_words(states)
+        else:
+            step = max(1, PIECE_BYTES // (8 * self.vocabulary))
+            sums = torch.cat([self._log_sum_by_states(piece) for piece in states.split(step)])
         at, wanted = (
             torch.from_numpy(index).to(states.device, non_blocking=True) for index in (place, token)
         )
         logits = self._exact(states[at], wanted[:, None])[:, 0]
         return self._cap(logits) - sums[at]
 
-    def _log_sum(self, states: torch.Tensor) -> torch.Tensor:
+    def _log_sum_by_states(self, states: torch.Tensor) -> torch.Tensor:
         """Log of the sum of exponentials over the vocabulary, float32 ``[n]``."""
-        if states.device.type == "cpu" and (states.dtype == torch.float32 or widened(states.dtype)):
-            return self._log_sum_in_pieces(states)
         logits = self._room("logits", len(states), states)
         torch.mm(states, self.module.weight.T, out=logits)
         if self.module.bias is not None:
@@ -90,8 +91,8 @@ class Head:
             sums[piece] = values[:, 0] - normal[:, 0]
         return sums
 
-    def _log_sum_in_pieces(self, states: torch.Tensor) -> torch.Tensor:
-        """The same where products come in float32 anyway: the logits never leave the cache."""
+    def _log_sum_by_words(self, states: torch.Tensor) -> torch.Tensor:
+        """The same where products come in float32: pieces of the vocabulary, which stay in the cache."""
         columns = states.float().T.contiguous()
         room = torch.empty(rows_of(self.module), len(states))
         sums = []
