@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.test_build import TASK, contents, settings
 from tests.test_cli import run
 from wif_store.build import build
 from wif_store.errors import DamageError, StoreError
+from wif_store.records import widen
 from wif_store.repair import repair_store
 from wif_store.schema import ARRAYS
 from wif_store.sources import load_source
@@ -66,6 +68,26 @@ def test_a_store_without_sequences(tmp_path):
     assert contents(out).items() - before.items() == contents(out).items() & {
         ("final_token/c/0/0/0", contents(out)["final_token/c/0/0/0"])
     }
+
+
+def test_final_tokens_of_a_float32_model(tmp_path):
+    """All of their planes are numbers, and none is zero."""
+    engine = fake_engine()
+
+    def extract(requests):
+        return [
+            replace(r, final_token=widen(r.final_token) / 3, sequence=widen(r.sequence) / 3)
+            for r in engine.extract(requests)
+        ]
+
+    source = load_source(TASK, str(tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(20))))
+    out = tmp_path / "s.zarr"
+    float32 = replace(engine, extract=extract, model={**engine.model, "dtype": "float32"})
+    build(settings(), source, float32, out)
+    before = contents(out)
+    damage(out / "final_token" / "c" / "1" / "0" / "0")
+    assert repair_store(out).rebuilt == ["final_token/c/1/0/0"]
+    assert contents(out) == before
 
 
 LOST = [

@@ -82,3 +82,11 @@ def widen(raw: Raw) -> Float32:
     if raw.dtype == np.uint16:
         return (raw.astype(np.uint32) << 16).view(np.float32)
     return raw.astype(np.float32, copy=False)
+
+
+def narrow(values: Float32, dtype: str) -> Raw:
+    """float32 as it stands in a store -> raw residuals of the type that the model computed in.
+
+    Those of float16 stay as they are, for their chunks are made of float32 anyway.
+    """
+    return (values.view(np.uint32) >> 16).astype(np.uint16) if dtype == "bfloat16" else values

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 
+from wif_store.codecs import final_token_layout
 from wif_store.files import read_file
 from wif_store.manifest import MANIFEST_BYTES, parse_manifest
 from wif_store.places import LocalPlace, describe, write_file
+from wif_store.records import narrow
 from wif_store.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
+from wif_store.shards import shard_of
 from wif_store.store import group_of
 from wif_store.validate import METADATA, parse_metadata
 from wif_store.writer import group_attributes
@@ -98,11 +101,10 @@ def _make(folder: Path, scratch: Path, name: str, bad: set[str], manifest: Manif
         (scratch / array / METADATA).write_text(own)
         if rest != METADATA:
             group = group_of(LocalPlace(folder).zarr_store(), metadata)
-            target = zarr.open_array(scratch / array, mode="r+")
             if array == FINAL_TOKEN:
-                _final_token(target, group, int(name.split("/")[2]), bad)
+                _final_token(scratch / name, group, bad, manifest)
             else:
-                _column(target, group, array, bad, manifest)
+                _column(zarr.open_array(scratch / array, mode="r+"), group, array, bad, manifest)
 
 
 def _consolidate(folder: Path, scratch: Path, arrays: Sequence[str], manifest: Manifest) -> None:
@@ -128,8 +130,9 @@ def _column(target: Any, group: Any, array: str, bad: set[str], manifest: Manife
             target[...] = derive(*(group[name][...] for name in inputs)).astype(ARRAYS[array].dtype)
 
 
-def _final_token(target: Any, group: Any, row: int, bad: set[str]) -> None:
+def _final_token(made: Path, group: Any, bad: set[str], manifest: Manifest) -> None:
     """A layer's final tokens from its sequences, if it has them."""
+    row, number = (int(part) for part in made.parts[-3:-1])
     if any(_holds(name, bad) for name in ("layer", "sequence_layer", "offsets")):
         return
     layer, among = group["layer"][row], group["sequence_layer"][...].tolist()
@@ -141,7 +144,11 @@ def _final_token(target: Any, group: Any, row: int, bad: set[str]) -> None:
     starts = range(0, sequence.shape[1], step)
     parts = (last[(last >= at) & (last < at + step)] - at for at in starts)
     values = (sequence[among.index(layer), at : at + step] for at in starts)
-    target[row] = np.concatenate([v[p] for v, p in zip(values, parts, strict=True)])
+    found = np.concatenate([v[p] for v, p in zip(values, parts, strict=True)])
+    layout = final_token_layout(found.shape[1], len(found))
+    rows = found[number * layout.outer[1] :][: layout.outer[1]]
+    made.parent.mkdir(parents=True)
+    made.write_bytes(shard_of(layout, narrow(rows, manifest.model["dtype"])))
 
 
 def _holds(array: str, bad: set[str], below: str = "") -> bool:

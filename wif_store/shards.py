@@ -10,6 +10,7 @@ import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -82,9 +83,17 @@ def write_shard(journal: Journal, job: ShardJob, threads: int = 1) -> Shard:
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
         chunks = _in_order(_chunks(pool, journal.blocks, job), threads + 1)
-        entry = journal.store.write(job.name, _contents(job, chunks))
+        entry = journal.store.write(job.name, _file(job.layout, chunks))
     journal.note_shard(job.name, entry)
     return Shard(job.name, job.size, entry)
+
+
+def shard_of(layout: Layout, raw: Raw) -> bytes:
+    """The file of a shard whose rows, raw ``[rows, d_model]``, are all here."""
+    encode = ChunkEncoder(layout)
+    _, step, channels = layout.chunks
+    corners = product(range(0, len(raw), step), range(0, raw.shape[1], channels))
+    return b"".join(_file(layout, (encode(raw[i : i + step, j : j + channels]) for i, j in corners)))
 
 
 def _chunks(pool: ThreadPoolExecutor, blocks: Blocks, job: ShardJob) -> Iterator[Future[bytes]]:
@@ -113,8 +122,9 @@ def _encode(encode: ChunkEncoder, rows: Future[Raw], channels: slice) -> bytes:
     return encode(rows.result()[:, channels])
 
 
-def _contents(job: ShardJob, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    index = np.full((math.prod(job.layout.outer) // math.prod(job.layout.chunks), 2), MISSING, "<u8")
+def _file(layout: Layout, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Chunk after chunk, and their index."""
+    index = np.full((math.prod(layout.outer) // math.prod(layout.chunks), 2), MISSING, "<u8")
     offset = 0
     for number, chunk in enumerate(chunks):
         index[number] = offset, len(chunk)
