@@ -17,12 +17,13 @@ help:  ## list the targets
 
 venv: $(VENV)/.package  ## make .venv from the lock files
 
-# The lock before torch, so that torch finds its own dependencies at their locked versions.
+# The lock before torch, so that torch finds its own dependencies at their locked versions. What is imported is
+# compiled then; to compile all of it here would take as long again as the rest.
 $(VENV)/.locked: requirements/lock.txt requirements/torch.txt requirements/data.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --require-hashes --no-deps -r requirements/lock.txt
-	$(PIP) install -r requirements/torch.txt
-	$(PIP) install --require-hashes --no-deps -r requirements/data.txt
+	$(PIP) install --no-compile --require-hashes --no-deps -r requirements/lock.txt
+	$(PIP) install --no-compile -r requirements/torch.txt
+	$(PIP) install --no-compile --require-hashes --no-deps -r requirements/data.txt
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.locked pyproject.toml
