@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numcodecs
@@ -135,7 +135,8 @@ def sequences(d_model: int) -> list[Codec]:
     rows = sequence_layout(d_model, 2**31).chunks[1]
     return [
         as_built("the plan, as built", sequence_layout),
-        planned("the same through zarr, with its index", sequence_layout),
+        planned("the same layout through zarr, with its index", sequence_layout),
+        blosc("Blosc zstd-1, shuffle, one block a chunk", rows),
         blosc("Blosc zstd-1, shuffle, automatic blocks", rows, block=False),
         blosc("Blosc zstd-1, bit shuffle, one block a chunk", rows, shuffle=numcodecs.Blosc.BITSHUFFLE),
         blosc("Blosc zstd-3, shuffle, one block a chunk", rows, level=3),
@@ -146,9 +147,13 @@ def sequences(d_model: int) -> list[Codec]:
 
 
 def chunk_plans(d_model: int) -> list[Codec]:
-    """The plan's codec over chunks of other sizes."""
+    """The plan for sequences in chunks of other sizes."""
+
+    def of(rows: int) -> Callable[[int, int], Layout]:
+        return lambda d_model, tokens: replace(sequence_layout(d_model, tokens), chunks=(1, rows, d_model))
+
     return [
-        blosc(f"{rows:,} tokens, {4 * rows * d_model / 2**20:.3g} MiB", rows)
+        as_built(f"{rows:,} tokens, {4 * rows * d_model / 2**20:.3g} MiB", of(rows))
         for rows in (64, 128, 256, 512, 1024, 2048, 4096)
     ]
 
@@ -158,8 +163,8 @@ def final_tokens(d_model: int) -> list[Codec]:
     rows = final_token_layout(d_model, 2**31).chunks[1]
     return [
         as_built("the plan, as built: channel-major", final_token_layout),
-        planned("the same through zarr, with its index", final_token_layout),
-        as_built("example-major", sequence_layout),
+        planned("the same layout through zarr, with its index", final_token_layout),
+        as_built("as sequences: example-major", sequence_layout),
         *others(rows),
     ]
 

@@ -39,11 +39,14 @@ NEAR: Final = {
 }
 """Next to no search. What is left is how often each byte comes, counted anew every 32 KiB: a few channels."""
 
-FAR: Final = {**NEAR, "window_log": 20, "enable_ldm": True, "ldm_min_match": 64}
+FAR: Final = {**NEAR, "window_log": 20, "enable_ldm": True, "ldm_min_match": 64, "ldm_bucket_size_log": 1}
 """The repeats of whole rows anywhere in the chunk, and how often each byte comes."""
 
 WORTH: Final = 0.97
 """What a plane must shrink to: mantissas lose a hundredth, and would take as long to read as all else."""
+
+SAMPLE: Final = 8
+"""The share of a plane of mantissas that is tried where no rows come again."""
 
 # https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 HEADER: Final = struct.Struct("<BBBBIIII")
@@ -66,7 +69,7 @@ class ChunkEncoder:
         _, rows, channels = layout.chunks
         self._turned = bool(layout.filters)
         self._shape = (channels, rows) if self._turned else (rows, channels)
-        self._search: dict[str, Any] = FAR if layout.repeats else NEAR
+        self._repeats = layout.repeats
         self._desks: list[_Desk] = []
 
     def __call__(self, raw: Raw) -> bytes:
@@ -77,7 +80,7 @@ class ChunkEncoder:
         """
         # bfloat16 is the high half of a float32, whose low half is zero.
         words = raw if raw.dtype == np.uint16 else raw.astype(np.float32, copy=False).view(np.uint32)
-        desk = self._desks.pop() if self._desks else _Desk(self._shape, words.dtype, self._search)
+        desk = self._desks.pop() if self._desks else _Desk(self._shape, words.dtype, repeats=self._repeats)
         parts = desk.encode(words, turned=self._turned)
         self._desks.append(desk)
         return b"".join((*parts, crc32c(*parts)))
@@ -86,7 +89,9 @@ class ChunkEncoder:
 class _Desk:
     """What one thread works with, used again: fresh pages cost as much as what is done in them."""
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], search: dict[str, Any]) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], *, repeats: bool) -> None:
+        search: dict[str, Any] = FAR if repeats else NEAR
+        self._repeats = repeats
         self._words = np.empty(shape, dtype)
         self._planes = np.zeros((ITEM, self._words.size), np.uint8)
         self._zstd = zstandard.ZstdCompressor(
@@ -105,8 +110,9 @@ class _Desk:
         if self._planes.shape[1] < DIVISIBLE:
             flags, streams = SHUFFLED_ZSTD | UNDIVIDED, [self._compress(self._planes.reshape(-1))]
         else:
-            packed = [self._compress(plane) for plane in self._planes[zeros:]]
-            flags, streams = SHUFFLED_ZSTD, [self._zeros] * zeros + packed
+            mantissas = [self._mantissas(plane) for plane in self._planes[zeros:-1]]
+            streams = [self._zeros] * zeros + [*mantissas, self._compress(self._planes[-1])]
+            flags = SHUFFLED_ZSTD
         parts = [part for stream in streams for part in (len(stream).to_bytes(4, "little"), stream)]
         size, values = HEADER.size + sum(map(len, parts)), self._planes.size
         return [HEADER.pack(2, 1, flags, ITEM, values, values, size, HEADER.size), *parts]
@@ -117,6 +123,11 @@ class _Desk:
             strip = words[start : start + STRIP]
             room[start : start + len(strip)] = strip
         room[len(words) :] = NAN >> (32 - 8 * words.itemsize)
+
+    def _mantissas(self, plane: np.ndarray) -> bytes:
+        sample = plane[: plane.size // SAMPLE]
+        hopeless = not self._repeats and len(self._zstd.compress(sample.data)) >= WORTH * sample.size
+        return plane.tobytes() if hopeless else self._compress(plane)
 
     def _compress(self, plane: np.ndarray) -> bytes:
         packed = self._zstd.compress(plane.data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import secrets
 import shutil
@@ -71,10 +70,16 @@ class LocalPlace:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """A file, or the range of it that is there."""
-        # By its name alone: a layer is read in ten ranges, and a Path for each would be a sixth of the time.
-        with io.FileIO(f"{self.folder}/{name}") as file:
-            file.seek(start)
-            return file.readall() if stop is None else file.read(stop - start)
+        if stop is None:
+            with (self.folder / name).open("rb") as whole:
+                whole.seek(start)
+                return whole.read()
+        # Ten ranges make a layer: a Path and a file object for each would be a fifth of the time.
+        file = os.open(f"{self.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(file, stop - start, start)
+        finally:
+            os.close(file)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
