@@ -17,13 +17,14 @@ help:  ## list the targets
 
 venv: $(VENV)/.package  ## make .venv from the lock files
 
-# The lock before torch, so that torch finds its own dependencies at their locked versions. What is imported is
-# compiled then; to compile all of it here would take as long again as the rest.
+# The lock before torch, so that torch finds its own dependencies at their locked versions. pip would compile on one
+# core. Some packages hold files that no Python compiles, which is no failure.
 $(VENV)/.locked: requirements/lock.txt requirements/torch.txt requirements/data.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --no-compile --require-hashes --no-deps -r requirements/lock.txt
 	$(PIP) install --no-compile -r requirements/torch.txt
 	$(PIP) install --no-compile --require-hashes --no-deps -r requirements/data.txt
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.locked pyproject.toml
