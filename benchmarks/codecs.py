@@ -14,9 +14,9 @@ import torch
 import zarr
 from safetensors import torch as safetensors
 
-from wif_store.chunks import ChunkEncoder
 from wif_store.codecs import Layout, final_token_layout, sequence_layout
-from wif_store.records import widen
+from wif_store.records import narrow, widen
+from wif_store.shards import chunks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,11 +42,11 @@ def bits_of(values: np.ndarray) -> Bits:
     Raises:
         ValueError: If they did not.
     """
-    words = np.ascontiguousarray(values).view(np.uint32)
-    if np.any(words & 0xFFFF):
+    values = np.ascontiguousarray(values)
+    if np.any(values.view(np.uint32) & 0xFFFF):
         msg = "the values are not bfloat16 numbers; expected a store that was built with --dtype bfloat16"
         raise ValueError(msg)
-    return (words >> 16).astype(np.uint16)
+    return narrow(values, "bfloat16")
 
 
 def blosc(
@@ -66,14 +66,7 @@ def as_built(name: str, layout: Callable[[int, int], Layout]) -> Codec:
     """The package's own chunks, as a build makes them: widened, compressed, with their checksums."""
 
     def encode(bits: Bits) -> list[bytes]:
-        plan = layout(bits.shape[1], len(bits))
-        _, rows, channels = plan.chunks
-        encode_chunk = ChunkEncoder(plan)
-        return [
-            encode_chunk(bits[at : at + rows, first : first + channels])
-            for at in range(0, len(bits), rows)
-            for first in range(0, bits.shape[1], channels)
-        ]
+        return list(chunks_of(layout(bits.shape[1], len(bits)), bits))
 
     def decode(kept: list[bytes]) -> list[bytes]:
         return [numcodecs.Blosc().decode(chunk[:-CHECKSUM]) for chunk in kept]

@@ -69,6 +69,7 @@ def final_token_layout(d_model: int, examples: int) -> Layout:
     channel's values are laid end to end. There are no more rows than examples need: mantissas, which are kept
     as they are, would be kept of padding too.
     """
+    examples = max(1, examples)
     rows = math.ceil(examples / math.ceil(examples / EXAMPLES_PER_CHUNK))
     channels = max(
         n for n in range(1, d_model + 1) if d_model % n == 0 and n <= max(1, FINAL_TOKEN_PLANE // rows)

@@ -90,10 +90,15 @@ def write_shard(journal: Journal, job: ShardJob, threads: int = 1) -> Shard:
 
 def shard_of(layout: Layout, raw: Raw) -> bytes:
     """The file of a shard whose rows, raw ``[rows, d_model]``, are all here."""
+    return b"".join(_file(layout, chunks_of(layout, raw)))
+
+
+def chunks_of(layout: Layout, raw: Raw) -> Iterator[bytes]:
+    """The chunks of rows that are all here, in their order."""
     encode = ChunkEncoder(layout)
     _, step, channels = layout.chunks
-    corners = product(range(0, len(raw), step), range(0, raw.shape[1], channels))
-    return b"".join(_file(layout, (encode(raw[i : i + step, j : j + channels]) for i, j in corners)))
+    for begin, first in product(range(0, len(raw), step), range(0, raw.shape[1], channels)):
+        yield encode(raw[begin : begin + step, first : first + channels])
 
 
 def _chunks(pool: ThreadPoolExecutor, blocks: Blocks, job: ShardJob) -> Iterator[Future[bytes]]:
