@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from itertools import chain
+from itertools import chain, pairwise, product
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wif_store.errors import SourceError
 from wif_store.extract import batching
-from wif_store.extract.batching import BatchLimits, plan_batches, plan_flights
+from wif_store.extract.batching import BATCHES_WORTH, BatchLimits, plan_batches, plan_flights
 from wif_store.extract.engine import open_engine
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
@@ -84,6 +84,33 @@ def test_flights_are_the_batches_in_turn_and_no_larger_than_needed(rows):
         before = [*chain(*flight[:-1])]
         assert sum(states[i] for i in before) < batching.FLIGHT_STATES
         assert sum(lengths[i] for i in before) < batching.FLIGHT_TOKENS
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=9))
+def test_batches_cost_least_of_all_ways_to_cut_the_length_order(lengths):
+    limits = BatchLimits(tokens=128, examples=4)
+    found = list(plan_batches(lengths, limits))
+    order = list(chain(*found))
+    assert order == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+    def cost(batches):
+        return sum(max(lengths[i] for i in b) * len(b) + limits.tokens // BATCHES_WORTH for b in batches)
+
+    def fits(batch):
+        return len(batch) == 1 or (len(batch) <= 4 and lengths[batch[0]] * len(batch) <= 128)
+
+    ways = []
+    for cuts in product((False, True), repeat=len(order) - 1):
+        places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(order)]
+        batches = [order[a:b] for a, b in pairwise(places)]
+        if all(map(fits, batches)):
+            ways.append(cost(batches))
+    assert all(map(fits, found))
+    assert cost(found) == min(ways)
+
+
+def test_no_rows_make_no_batches():
+    assert list(plan_batches([], BatchLimits(512, 8))) == []
 
 
 def test_the_next_block_is_encoded_in_another_thread(engine, blocks, monkeypatch):

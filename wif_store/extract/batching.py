@@ -1,16 +1,20 @@
-"""Batches planned from the data alone: length order, bounded by a token budget; those scored together."""
+"""Batches planned from the data alone: length order, within a token budget; those scored together."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+BATCHES_WORTH: Final = 32
+"""A forward pass costs, whatever its size, about this part of what one of the whole budget costs."""
 FLIGHT_STATES: Final = 128
 """States from which on scoring is arithmetic: with fewer it is reading the head's weights."""
 FLIGHT_TOKENS: Final = 8192
@@ -44,16 +48,29 @@ def tokens_for(device: torch.device) -> int:
 
 
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:
-    """Indices into ``lengths``, longest first, in batches whose padded size is within ``limits``.
+    """Indices into ``lengths``, longest first, cut into batches within ``limits`` that cost least in all.
 
-    A row longer than the budget is a batch of its own. Ties keep their order.
+    What is weighed is padding against the number of forward passes. A row longer than the budget is a batch
+    of its own. Ties keep their order.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        rows = max(1, min(limits.examples, limits.tokens // max(1, lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows
+    every = max(1, limits.tokens // BATCHES_WORTH)
+    # Of the first rows of the order: what they cost at least, and where their last batch begins.
+    cost = np.full(len(order) + 1, np.iinfo(np.int64).max)
+    cost[0] = 0
+    begins = np.zeros(len(order) + 1, np.int64)
+    for start, row in enumerate(order):
+        width = max(1, lengths[row])
+        most = max(1, min(limits.examples, limits.tokens // width, len(order) - start))
+        found = cost[start] + every + width * np.arange(1, most + 1)
+        ends = start + 1 + np.flatnonzero(found < cost[start + 1 : start + 1 + most])
+        cost[ends], begins[ends] = found[ends - start - 1], start
+    cuts = [len(order)]
+    while cuts[-1]:
+        cuts.append(int(begins[cuts[-1]]))
+    cuts.reverse()
+    for start, end in pairwise(cuts):
+        yield order[start:end]
 
 
 def plan_flights(
