@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 BATCHES_WORTH: Final = 32
-"""A forward pass costs, whatever its size, about this part of what one of the whole budget costs."""
+"""About how many times what any forward pass costs, whatever its size, one of the whole budget costs."""
 FLIGHT_STATES: Final = 128
 """States from which on scoring is arithmetic: with fewer it is reading the head's weights."""
 FLIGHT_TOKENS: Final = 8192
@@ -63,8 +63,10 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[i
         width = max(1, lengths[row])
         most = max(1, min(limits.examples, limits.tokens // width, len(order) - start))
         found = cost[start] + every + width * np.arange(1, most + 1)
-        ends = start + 1 + np.flatnonzero(found < cost[start + 1 : start + 1 + most])
-        cost[ends], begins[ends] = found[ends - start - 1], start
+        reached = slice(start + 1, start + 1 + most)
+        better = found < cost[reached]
+        cost[reached][better] = found[better]
+        begins[reached][better] = start
     cuts = [len(order)]
     while cuts[-1]:
         cuts.append(int(begins[cuts[-1]]))
