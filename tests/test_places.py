@@ -19,7 +19,7 @@ from tests.test_crew import FarCrew
 from wif_store import places
 from wif_store.build import build
 from wif_store.errors import BuildError, DamageError, SelectionError, StoreError
-from wif_store.places import RemotePlace, place_of
+from wif_store.places import RemotePlace, place_of, write_described
 from wif_store.sources import load_source
 from wif_store.store import open_store
 from wif_store.writer import StoreWriter
@@ -52,7 +52,8 @@ def objects(url):
 
 
 def test_what_is_written_is_read(place):
-    entry = place.write("a/b.bin", iter([b"one", memoryview(b"two"), np.arange(3, dtype="<u2").data]))
+    parts = [b"one", memoryview(b"two"), np.arange(3, dtype="<u2").data]
+    entry = write_described(place, "a/b.bin", iter(parts))
     content = b"onetwo\0\0\1\0\2\0"
     assert entry == {"size": 12, "sha256": hashlib.sha256(content).hexdigest()}
     assert place.read("a/b.bin") == content

@@ -99,14 +99,13 @@ class Blocks:
     def write(self, number: int, records: Sequence[Record], wanted: Sequence[bool]) -> None:
         """Write one block; residuals only of the ``wanted`` records. Durable once this returns."""
         kept = [r for r, want in zip(records, wanted, strict=True) if want]
-        most = max(len(r.logprobs) for r in records)
         checksums: dict[str, list[int]] = {FINAL_TOKEN: [], SEQUENCE: []}
         self._place.write(f"{number:06d}.residuals", _residuals(kept, checksums))
         labels = io.BytesIO()
         np.savez(
             labels,
-            logprobs=np.stack([_padded(r.logprobs, most, np.nan) for r in records]),
-            choice_tokens=np.stack([_padded(r.choice_tokens, most, 0) for r in records]),
+            logprobs=_table([r.logprobs for r in records], np.nan),
+            choice_tokens=_table([r.choice_tokens for r in records], 0),
             prediction=np.array([r.prediction for r in records]),
             cut=np.array([r.cut for r in records]),
             place=np.where(wanted, np.cumsum(wanted) - 1, -1),
@@ -182,17 +181,15 @@ def _residuals(kept: Sequence[Record], checksums: dict[str, list[int]]) -> Itera
     if not kept:
         return
     for index in range(len(kept[0].final_token)):
-        for record in kept:
-            yield _noted(record.final_token[index], checksums[FINAL_TOKEN])
+        # Vectors are small: a layer of them is written at once.
+        vectors = np.stack([record.final_token[index] for record in kept]).view(np.uint8)
+        checksums[FINAL_TOKEN] += map(google_crc32c.value, vectors)
+        yield vectors.data
     for index in range(len(kept[0].sequence)):
         for record in kept:
-            yield _noted(record.sequence[index], checksums[SEQUENCE])
-
-
-def _noted(values: Raw, checksums: list[int]) -> memoryview:
-    content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    checksums.append(google_crc32c.value(content))
-    return content.data
+            sequence = np.ascontiguousarray(record.sequence[index]).view(np.uint8)
+            checksums[SEQUENCE].append(google_crc32c.value(sequence))
+            yield sequence.data
 
 
 def _runs(pieces: Sequence[Piece], width: int, gap: int) -> Iterator[list[Piece]]:
@@ -209,5 +206,9 @@ def _runs(pieces: Sequence[Piece], width: int, gap: int) -> Iterator[list[Piece]
         yield run
 
 
-def _padded(values: np.ndarray, width: int, fill: float) -> np.ndarray:
-    return np.pad(values, (0, width - len(values)), constant_values=fill)
+def _table(rows: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    """Rows of one type and of any length, filled up on the right."""
+    table = np.full((len(rows), max(map(len, rows))), fill, rows[0].dtype)
+    for filled, row in zip(table, rows, strict=True):
+        filled[: len(row)] = row
+    return table

@@ -17,6 +17,7 @@ import numpy as np
 
 from wif_store.chunks import ChunkEncoder
 from wif_store.codecs import crc32c
+from wif_store.places import write_described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,7 @@ def write_shard(journal: Journal, job: ShardJob, threads: int = 1) -> Shard:
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
         chunks = _in_order(_chunks(pool, journal.blocks, job), threads + 1)
-        entry = journal.store.write(job.name, _file(job.layout, chunks))
+        entry = write_described(journal.store, job.name, _file(job.layout, chunks))
     journal.note_shard(job.name, entry)
     return Shard(job.name, job.size, entry)
 

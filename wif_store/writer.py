@@ -13,6 +13,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wif_store.codecs import Layout, final_token_layout, sequence_layout
 from wif_store.manifest import render_manifest
+from wif_store.places import write_described
 from wif_store.schema import ARRAYS, FINAL_TOKEN, FORMAT, FORMAT_VERSION, MANIFEST, SEQUENCE, SPLITS
 from wif_store.shards import ShardJob
 
@@ -98,7 +99,7 @@ class StoreWriter:
             # Consolidated metadata is an extension, and what makes a remote store open in one read.
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(group.store)
-        files = {name: place.write(name, [made[name].to_bytes()]) for name in sorted(made)}
+        files = {name: write_described(place, name, [made[name].to_bytes()]) for name in sorted(made)}
         sections = {"format": FORMAT, "format_version": FORMAT_VERSION, **header, "splits": splits}
         manifest = render_manifest({**sections, "files": {**files, **shards}})
         place.write(MANIFEST, [manifest])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wif_store.places.base import PARTIAL as PARTIAL
+from wif_store.places.base import write_described as write_described
 from wif_store.places.local import LocalPlace as LocalPlace
 from wif_store.places.local import describe as describe
 from wif_store.places.local import write_file as write_file

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from wif_store.errors import DamageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
 PARTIAL: Final = ".partial"
@@ -43,7 +43,7 @@ class Place(Protocol):
         """The place below it."""
         ...
 
-    def write(self, name: str, parts: Iterable[Part]) -> Entry:
+    def write(self, name: str, parts: Iterable[Part]) -> None:
         """Write a file that is there whole or not at all, and durable once this returns."""
         ...
 
@@ -84,22 +84,19 @@ class Place(Protocol):
         ...
 
 
-class Count:
-    """Size and SHA-256 of what goes by."""
+def write_described(place: Place, name: str, parts: Iterable[Part]) -> Entry:
+    """Write a file; what the manifest says of it."""
+    digest, size = hashlib.sha256(), 0
 
-    def __init__(self) -> None:
-        self._digest, self._size = hashlib.sha256(), 0
+    def counted() -> Iterator[Part]:
+        nonlocal size
+        for part in parts:
+            digest.update(part)
+            size += memoryview(part).nbytes
+            yield part
 
-    def add(self, part: Part) -> memoryview:
-        """Count a part and hand it on as bytes."""
-        content = memoryview(part).cast("B")
-        self._digest.update(content)
-        self._size += content.nbytes
-        return content
-
-    def entry(self) -> Entry:
-        """What came by."""
-        return {"size": self._size, "sha256": self._digest.hexdigest()}
+    place.write(name, counted())
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def refuse_link(store: str, name: str) -> None:

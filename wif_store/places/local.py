@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from wif_store.places.base import PARTIAL, Count, refuse_link
+from wif_store.places.base import PARTIAL, refuse_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,17 +47,16 @@ class LocalPlace:
         """The folder below it."""
         return LocalPlace(self.folder / name)
 
-    def write(self, name: str, parts: Iterable[Part]) -> Entry:
+    def write(self, name: str, parts: Iterable[Part]) -> None:
         """Write beside the file's name, sync, rename, and sync the folder."""
         path = self.folder / name
         _make_folder(path.parent)
         # A name of its own: no two writers ever share a file, however late one of them is.
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-        count = Count()
         try:
             with partial.open("wb") as file:
                 for part in parts:
-                    file.write(count.add(part))
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(path)
@@ -66,7 +65,6 @@ class LocalPlace:
                 partial.unlink(missing_ok=True)
             raise
         sync(path.parent)
-        return count.entry()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """A file, or the range of it that is there."""
