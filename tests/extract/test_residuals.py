@@ -8,8 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support import tiny
+from wif_store.errors import ResidualError
 from wif_store.extract import products
 from wif_store.extract.engine import open_engine
+from wif_store.extract.residuals import check_finite
 from wif_store.records import widen
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
@@ -101,3 +103,16 @@ def test_last_layer_is_before_the_final_norm(tiny_models, rows_file):
         before = torch.from_numpy(record.final_token[-1])
         assert not torch.allclose(before, after_norm, rtol=1e-2)
         torch.testing.assert_close(model.model.norm(before), after_norm)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_found(dtype, wrong):
+    values = torch.full((2, 6, 4), torch.finfo(dtype).max, dtype=dtype)
+    check_finite(values, (3, 7), (2, 1, 3), ("a", "b", "c"))  # though the sums may overflow
+    values[1, 3, 2] = wrong
+    with pytest.raises(ResidualError, match="example c: the residual after block 7 is not finite"):
+        check_finite(values, (3, 7), (2, 1, 3), ("a", "b", "c"))
+    values[1, 3] = torch.tensor([wrong, -wrong, 0, 0])  # nor does one undo another
+    with pytest.raises(ResidualError, match="example c"):
+        check_finite(values, (3, 7), (2, 1, 3), ("a", "b", "c"))

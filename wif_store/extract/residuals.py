@@ -118,6 +118,9 @@ def check_finite(
 
     ``counts`` says how many rows each example has, in turn.
     """
+    # A sum is not finite where a term of it is not, and far quicker had. One that overflows proves nothing.
+    if bool(values.sum(-1, dtype=torch.float32).isfinite().all()):
+        return
     finite = torch.isfinite(values).all(-1)
     if bool(finite.all()):
         return
