@@ -41,7 +41,7 @@ def exact(head, states, place, token):
 def test_as_in_double_precision(dtype, allowed, vocabulary, bias, softcap, in_pieces, monkeypatch):
     monkeypatch.setattr(module, "widened", lambda dtype: in_pieces)
     monkeypatch.setattr(products, "PIECE_BYTES", 4 * 64 * 100)
-    monkeypatch.setattr(module, "PIECE_BYTES", 7 * 8 * vocabulary)
+    monkeypatch.setattr(module, "PIECE_BYTES", 7 * 4 * vocabulary)
     head, states = made(dtype, vocabulary, bias=bias, softcap=softcap)
     rng = np.random.default_rng(0)
     place, token = rng.integers(0, 50, 200), rng.integers(0, vocabulary, 200)
