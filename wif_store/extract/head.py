@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PIECE_BYTES: Final = 512 * 2**20
-"""How many bytes of float32 logits are held at once."""
+"""How many bytes the logits of one product take, were they float32."""
 
 SHARPENED: Final = 32
 """How many of the largest logits of a state are computed again in float32."""
