@@ -9,10 +9,12 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wif_store.chunks import ZSTD_VERSION
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-VERSIONS = ("wif-store", "torch", "transformers", "numpy", "zarr", "numcodecs", "zstandard")
+VERSIONS = ("wif-store", "torch", "transformers", "numpy", "zarr", "numcodecs")
 
 
 def line(cells: Iterable[object]) -> str:
@@ -59,7 +61,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS} | {"zstd": ZSTD_VERSION},
     }
 
 

@@ -1,19 +1,24 @@
 """Chunks of residuals, from the model's own type to float32 that any Blosc reads.
 
 A chunk is a Blosc frame of one block: a plane for each byte of a float32, each compressed by zstd. Blosc's
-own encoder lets zstd search every plane for short repeats, which residuals hardly have: that takes most of
-the time and saves nothing. Here zstd is told where to look.
+own encoder lets zstd search every plane for short repeats, which residuals have by chance alone: that takes
+most of the time, in decoding too, and saves next to nothing. Here zstd is told where to look.
 """
 
 from __future__ import annotations
 
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import zstandard
 
 from wif_store.codecs import crc32c
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 if TYPE_CHECKING:
     from wif_store.codecs import Layout
@@ -28,19 +33,35 @@ NAN: Final = 0x7FC0_0000
 STRIP: Final = 128
 """Rows that are turned at once: numpy alone goes through all of them for each channel, which is slower."""
 
-NEAR: Final = {
-    "strategy": zstandard.STRATEGY_FAST,
-    "window_log": 15,
-    "chain_log": 6,
-    "hash_log": 6,
-    "search_log": 1,
-    "min_match": 7,
-    "target_length": 0,
-}
-"""Next to no search. What is left is how often each byte comes, counted anew every 32 KiB: a few channels."""
+ZSTD_VERSION: Final = zstd.zstd_version
 
-FAR: Final = {**NEAR, "window_log": 20, "enable_ldm": True, "ldm_min_match": 64, "ldm_bucket_size_log": 1}
+# Parameters of zstd.h that Python does not name: whether bytes are Huffman-coded, and most bytes of a block.
+HUFFMAN: Final = 1002
+ALWAYS, NEVER = 1, 2
+BLOCK: Final = 1015
+LEAST_BLOCK, MOST_BLOCK = 2**10, 2**17
+
+Search = dict[int, int]
+Z = zstd.CompressionParameter
+NOWHERE: Final[Search] = {Z.strategy: zstd.Strategy.fast, Z.target_length: MOST_BLOCK, Z.hash_log: 6}
+"""No search for repeats: from the first byte of a block the next step leads past its end."""
+
+KEPT: Final[Search] = {**NOWHERE, HUFFMAN: NEVER}
+"""Bytes as they are."""
+
+COUNTED: Final[Search] = {**NOWHERE, HUFFMAN: ALWAYS}
+"""How often each byte comes in its block."""
+
+FAR: Final[Search] = {
+    **COUNTED,
+    Z.enable_long_distance_matching: 1,
+    Z.ldm_min_match: 64,
+    Z.ldm_bucket_size_log: 1,
+}
 """The repeats of whole rows anywhere in the chunk, and how often each byte comes."""
+
+COUNTED_BYTES: Final = 12 * 2**10
+"""Where the values of a channel stand end to end, bytes are counted anew for as many channels as fit here."""
 
 WORTH: Final = 0.97
 """What a plane must shrink to: mantissas lose a hundredth, and would take as long to read as all else."""
@@ -49,13 +70,12 @@ SAMPLE: Final = 8
 """The share of a plane of mantissas that is tried where no rows come again."""
 
 # https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
-HEADER: Final = struct.Struct("<BBBBIIII")
+HEADER: Final = struct.Struct("<BBBBIIIII")
 """Versions of the frame and of zstd in it, flags, bytes of an item, of the values, of a block and of the
-frame; where the one block begins."""
-SHUFFLED_ZSTD: Final = 0x81
-UNDIVIDED: Final = 0x10
-DIVISIBLE: Final = 128
-"""Blosc compresses planes of fewer bytes together."""
+frame; where the one block begins, and the bytes after its own length."""
+BEGIN: Final = 20
+SHUFFLED_ZSTD: Final = 0x91
+"""The planes of a block in one piece: to begin with one takes a decoder a twentieth of a chunk's time."""
 
 
 class ChunkEncoder:
@@ -69,7 +89,10 @@ class ChunkEncoder:
         _, rows, channels = layout.chunks
         self._turned = bool(layout.filters)
         self._shape = (channels, rows) if self._turned else (rows, channels)
-        self._repeats = layout.repeats
+        self._search = dict(FAR if layout.repeats else COUNTED)
+        if self._turned:
+            block = max(1, COUNTED_BYTES // rows) * rows
+            self._search[BLOCK] = min(max(block, LEAST_BLOCK), MOST_BLOCK)
         self._desks: list[_Desk] = []
 
     def __call__(self, raw: Raw) -> bytes:
@@ -80,7 +103,7 @@ class ChunkEncoder:
         """
         # bfloat16 is the high half of a float32, whose low half is zero.
         words = raw if raw.dtype == np.uint16 else raw.astype(np.float32, copy=False).view(np.uint32)
-        desk = self._desks.pop() if self._desks else _Desk(self._shape, words.dtype, repeats=self._repeats)
+        desk = self._desks.pop() if self._desks else _Desk(self._shape, words.dtype, self._search)
         parts = desk.encode(words, turned=self._turned)
         self._desks.append(desk)
         return b"".join((*parts, crc32c(*parts)))
@@ -89,14 +112,12 @@ class ChunkEncoder:
 class _Desk:
     """What one thread works with, used again: fresh pages cost as much as what is done in them."""
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], *, repeats: bool) -> None:
-        search: dict[str, Any] = FAR if repeats else NEAR
-        self._repeats = repeats
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], search: Search) -> None:
+        self._repeats = Z.enable_long_distance_matching in search
         self._words = np.empty(shape, dtype)
         self._planes = np.zeros((ITEM, self._words.size), np.uint8)
-        self._zstd = zstandard.ZstdCompressor(
-            compression_params=zstandard.ZstdCompressionParameters(**search)
-        )
+        self._coder = zstd.ZstdCompressor(options=search)
+        self._keeper = zstd.ZstdCompressor(options=KEPT)
         self._zeros = self._compress(self._planes[0])
 
     def encode(self, words: np.ndarray, *, turned: bool) -> list[bytes]:
@@ -107,15 +128,14 @@ class _Desk:
         zeros = ITEM - words.itemsize
         for number, plane in enumerate(self._planes[zeros:]):
             np.right_shift(words.reshape(-1), 8 * number, out=plane, casting="unsafe")
-        if self._planes.shape[1] < DIVISIBLE:
-            flags, streams = SHUFFLED_ZSTD | UNDIVIDED, [self._compress(self._planes.reshape(-1))]
-        else:
-            mantissas = [self._mantissas(plane) for plane in self._planes[zeros:-1]]
-            streams = [self._zeros] * zeros + [*mantissas, self._compress(self._planes[-1])]
-            flags = SHUFFLED_ZSTD
-        parts = [part for stream in streams for part in (len(stream).to_bytes(4, "little"), stream)]
-        size, values = HEADER.size + sum(map(len, parts)), self._planes.size
-        return [HEADER.pack(2, 1, flags, ITEM, values, values, size, HEADER.size), *parts]
+        mantissas = [self._mantissas(plane) for plane in self._planes[zeros:-1]]
+        # zstd takes frames that follow each other for one.
+        parts = [*[self._zeros] * zeros, *mantissas, self._compress(self._planes[-1])]
+        values, block = self._planes.size, sum(map(len, parts))
+        if block >= values:  # Blosc takes a block as long as its planes for the planes themselves.
+            parts, block = [self._planes.tobytes()], values
+        size = HEADER.size + block
+        return [HEADER.pack(2, 1, SHUFFLED_ZSTD, ITEM, values, values, size, BEGIN, block), *parts]
 
     @staticmethod
     def _fill(room: np.ndarray, words: np.ndarray) -> None:
@@ -126,10 +146,13 @@ class _Desk:
 
     def _mantissas(self, plane: np.ndarray) -> bytes:
         sample = plane[: plane.size // SAMPLE]
-        hopeless = not self._repeats and len(self._zstd.compress(sample.data)) >= WORTH * sample.size
-        return plane.tobytes() if hopeless else self._compress(plane)
+        hopeless = not self._repeats and len(_frame(self._coder, sample)) >= WORTH * sample.size
+        return _frame(self._keeper, plane) if hopeless else self._compress(plane)
 
     def _compress(self, plane: np.ndarray) -> bytes:
-        packed = self._zstd.compress(plane.data)
-        # Blosc takes what is as long as its plane for the plane itself.
-        return packed if len(packed) < WORTH * plane.size else plane.tobytes()
+        packed = _frame(self._coder, plane)
+        return packed if len(packed) < WORTH * plane.size else _frame(self._keeper, plane)
+
+
+def _frame(compressor: zstd.ZstdCompressor, plane: np.ndarray) -> bytes:
+    return compressor.compress(plane.data, compressor.FLUSH_FRAME)

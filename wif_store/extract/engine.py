@@ -21,7 +21,7 @@ BLOCK = 512
 LEAST_BLOCK = 32
 """Of a small build: fewer would leave most batches unfilled."""
 
-RECORDED = ("torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs", "zstandard")
+RECORDED = ("torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs")
 
 
 def block_for(per_class: int | None) -> int:
