@@ -28,7 +28,7 @@ import numpy as np
 from wif_store.chunks import ChunkEncoder
 from wif_store.journal import Journal
 from wif_store.records import Record
-from wif_store.shards import write_shard
+from wif_store.shards import write_shards
 from wif_store.writer import Kept, StoreWriter
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def write(out: Path, threads: int) -> None:
     ChunkEncoder.__call__ = timed(ChunkEncoder.__call__, encoding)  # type: ignore[method-assign]
     started, worked = time.perf_counter(), time.process_time()
     writer = StoreWriter(kept, range(LAYERS), range(SEQUENCE_LAYERS), D_MODEL)
-    shards = [write_shard(journal, job, threads) for job in writer.shards()]
+    shards = list(write_shards(journal, writer.shards(), threads))
     writer.finish(journal.store, HEADER, {shard.name: shard.entry for shard in shards})
     seconds, core = time.perf_counter() - started, time.process_time() - worked
     raw = sum(shard.size for shard in shards) // 2

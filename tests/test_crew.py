@@ -19,9 +19,9 @@ from wif_store.build import build
 from wif_store.crew import LocalCrew, Outcome
 from wif_store.errors import BuildError
 from wif_store.journal import Journal
-from wif_store.places import PARTIAL
+from wif_store.places import PARTIAL, write_described
 from wif_store.selection import Tally
-from wif_store.shards import write_shard
+from wif_store.shards import write_shards
 from wif_store.sources import load_source
 
 SMALL = {
@@ -51,7 +51,8 @@ class FarCrew:
 
     def write(self, jobs, journal):
         for job in self.shuffled(jobs):
-            yield pickle.loads(pickle.dumps(write_shard(Journal(self.out), job)))
+            [shard] = write_shards(Journal(self.out), [job])
+            yield pickle.loads(pickle.dumps(shard))
 
     def shuffled(self, jobs):
         out = []
@@ -193,13 +194,13 @@ def test_a_stopped_crew_repeats_no_shard(source, tmp_path, monkeypatch):
     build(settings(), source, fake_engine(), whole)
     names = []
 
-    def noting(journal, job, threads):
-        names.append(job.name)
+    def noting(place, name, parts):
+        names.append(name)
         if len(names) == 5:
             raise KeyboardInterrupt
-        return write_shard(journal, job, threads)
+        return write_described(place, name, parts)
 
-    monkeypatch.setattr(crew, "write_shard", noting)
+    monkeypatch.setattr("wif_store.shards.write_described", noting)
     with pytest.raises(KeyboardInterrupt):
         build(settings(), source, fake_engine(), out)
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "s.zarr.partial" / "store").rglob("c/*/*/0")}

@@ -162,7 +162,7 @@ def test_a_build_on_a_url_is_no_store_until_its_manifest_and_is_resumed(
         build(settings(seed=1), source, fake_engine(), url)
     engine = fake_engine()
     if stopped == "finish":  # every shard is there: none is written again
-        monkeypatch.setattr("wif_store.crew.write_shard", stop)
+        monkeypatch.setattr("wif_store.shards.write_described", stop)
     build(settings(), source, engine, url)
     assert engine.extract.calls == []
     assert objects(url) == contents(local)

@@ -14,7 +14,7 @@ from wif_store.errors import BuildError
 from wif_store.journal import Journal
 from wif_store.records import widen
 from wif_store.schema import FINAL_TOKEN, SEQUENCE
-from wif_store.shards import ShardJob, write_shard
+from wif_store.shards import ShardJob, write_shards
 
 WHOLE_CHUNKS = [8, 8, 8, 8]
 RAGGED = [9, 30, 2, 17, 25, 8, 1, 3]
@@ -79,7 +79,7 @@ def test_zarr_reads_a_shard_bit_for_bit(dtype, lengths, threads, tmp_path, monke
             size = min(step, values.shape[1] - begin)
             dtype_name = np.dtype(dtype).str
             job = ShardJob(f"c/0/{number}/0", layout, dtype_name, tuple(pieces[first:]), skip, size)
-            shard = write_shard(journal, job, threads)
+            [shard] = write_shards(journal, [job], threads)
             path = tmp_path / array / job.name
             path.parent.mkdir(parents=True)
             path.write_bytes(journal.store.read(job.name))
@@ -129,7 +129,7 @@ def test_a_shard_that_fails_leaves_nothing(tmp_path, monkeypatch):
     layout = codecs.sequence_layout(16, 12)
     job = ShardJob("sequence/c/0/0/0", layout, "<u2", pieces[-3:], 0, 12)
     with pytest.raises(BuildError, match="damaged"):
-        write_shard(journal, job, 2)
+        list(write_shards(journal, [job], 2))
     assert journal.store.sizes() == {}
     assert journal.shards() == {}
     journal.close()

@@ -15,7 +15,7 @@ from wif_store import codecs
 from wif_store.errors import StoreError
 from wif_store.journal import Journal
 from wif_store.records import Record, widen
-from wif_store.shards import write_shard
+from wif_store.shards import write_shards
 from wif_store.store import open_store, parse_manifest
 from wif_store.verify import verify_store
 from wif_store.writer import Kept, StoreWriter
@@ -90,7 +90,7 @@ def write(folder, lengths):
     half = len(lengths) // 2
     examples = [kept(block, i, "train" if i < half else "test", i % 2) for i in range(len(lengths))]
     writer = StoreWriter(examples, [3, 5], [3, 5], 16)
-    shards = [write_shard(journal, job) for job in writer.shards()]
+    shards = list(write_shards(journal, writer.shards()))
     writer.finish(journal.store, HEADER, {shard.name: shard.entry for shard in shards})
     journal.finish(b"{}\n")
     return records

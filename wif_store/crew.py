@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from wif_store.records import Stream
-from wif_store.shards import Shard, ShardJob, write_shard
+from wif_store.shards import Shard, ShardJob, write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -130,8 +130,7 @@ class LocalCrew:
 
     def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
         """Write one shard after the other."""
-        for job in jobs:
-            yield write_shard(journal, job, self._threads)
+        return write_shards(journal, jobs, self._threads)
 
 
 def _give_back() -> None:

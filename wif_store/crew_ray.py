@@ -21,7 +21,7 @@ from wif_store.crew import Outcome
 from wif_store.errors import BuildError, ModelError, WifError, one_line
 from wif_store.journal import Journal
 from wif_store.records import Engine
-from wif_store.shards import write_shard
+from wif_store.shards import write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -65,7 +65,8 @@ class Worker:
 
     def write(self, job: ShardJob, out: str) -> Shard:
         """Write a shard."""
-        return write_shard(_shared(out), job, self._cores)
+        [shard] = write_shards(_shared(out), [job], self._cores)
+        return shard
 
 
 class RayCrew:

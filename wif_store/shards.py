@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product, tee
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from wif_store.codecs import crc32c
 from wif_store.places import write_described
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from concurrent.futures import Future
 
     from wif_store.blocks import Blocks, Piece
@@ -63,6 +64,12 @@ class ShardJob:
         """Bytes of its values as float32."""
         return 4 * self.rows * self.width
 
+    @property
+    def chunks(self) -> int:
+        """How many of them have rows."""
+        _, step, channels = self.layout.chunks
+        return math.ceil(self.rows / step) * (self.width // channels)
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -74,19 +81,26 @@ class Shard:
     entry: Entry
 
 
-def write_shard(journal: Journal, job: ShardJob, threads: int = 1) -> Shard:
-    """Write one shard into the store and note that it is done.
+def write_shards(
+    journal: Journal, jobs: Iterable[ShardJob], threads: int = 1
+) -> Generator[Shard, None, None]:
+    """Write shards into the store, one after the other, and note each that is done.
 
-    Holds about ``threads + 2`` chunks at a time, and the journalled rows of as many at most.
+    While one is hashed and made durable, chunks of the next are encoded. Holds about three chunks a thread
+    at a time, and the journalled rows of as many at most.
 
     Raises:
         BuildError: If a piece is not what was journalled.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
-        chunks = _in_order(_chunks(pool, journal.blocks, job), threads + 1)
-        entry = write_described(journal.store, job.name, _file(job.layout, chunks))
-    journal.note_shard(job.name, entry)
-    return Shard(job.name, job.size, entry)
+    jobs, ahead = tee(jobs)
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool,
+        closing(_in_order(_chunks(pool, journal.blocks, ahead), 2 * threads + 2)) as chunks,
+    ):
+        for job in jobs:
+            entry = write_described(journal.store, job.name, _file(job.layout, islice(chunks, job.chunks)))
+            journal.note_shard(job.name, entry)
+            yield Shard(job.name, job.size, entry)
 
 
 def shard_of(layout: Layout, raw: Raw) -> bytes:
@@ -102,16 +116,19 @@ def chunks_of(layout: Layout, raw: Raw) -> Iterator[bytes]:
         yield encode(raw[begin : begin + step, first : first + channels])
 
 
-def _chunks(pool: ThreadPoolExecutor, blocks: Blocks, job: ShardJob) -> Iterator[Future[bytes]]:
+def _chunks(pool: ThreadPoolExecutor, blocks: Blocks, jobs: Iterable[ShardJob]) -> Iterator[Future[bytes]]:
     """The chunks in their order, each begun when it is asked for; those of the same rows read them once."""
-    _, step, channels = job.layout.chunks
-    encode = ChunkEncoder(job.layout)
-    ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
-    for begin in range(0, job.rows, step):
-        # A pool begins things in the order they are given, so nobody waits for what has not been begun.
-        rows = pool.submit(_read, blocks, job, ends, begin)
-        for first in range(0, job.width, channels):
-            yield pool.submit(_encode, encode, rows, slice(first, first + channels))
+    layout = None
+    for job in jobs:
+        if job.layout is not layout:  # An encoder has memory that it uses again.
+            layout, encode = job.layout, ChunkEncoder(job.layout)
+        _, step, channels = job.layout.chunks
+        ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
+        for begin in range(0, job.rows, step):
+            # A pool begins things in the order they are given, so nobody waits for what has not been begun.
+            rows = pool.submit(_read, blocks, job, ends, begin)
+            for first in range(0, job.width, channels):
+                yield pool.submit(_encode, encode, rows, slice(first, first + channels))
 
 
 def _read(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> Raw:
@@ -140,7 +157,7 @@ def _file(layout: Layout, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield content + crc32c(content)
 
 
-def _in_order(chunks: Iterator[Future[bytes]], ahead: int) -> Iterator[bytes]:
+def _in_order(chunks: Iterator[Future[bytes]], ahead: int) -> Generator[bytes, None, None]:
     """What comes of them, at most ``ahead`` of them begun before they are asked for."""
     begun: deque[Future[bytes]] = deque()
     try:

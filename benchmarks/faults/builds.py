@@ -18,7 +18,7 @@ import numpy as np
 
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
-from wif_store import crew
+from wif_store import shards
 from wif_store.build import Settings, build
 from wif_store.errors import WifError
 from wif_store.records import Stream
@@ -150,13 +150,13 @@ class Job:
 
     def _logging(self, work: IO[str]) -> Job:
         """The same, noting each block and each shard when it is begun."""
-        write_shard = crew.write_shard
+        write = shards.write_described
 
-        def writing(journal: Any, job: Any, *threads: Any) -> Any:
-            work.write(f"shard {job.name}\n")
-            return write_shard(journal, job, *threads)
+        def writing(place: Any, name: str, parts: Any) -> Any:
+            work.write(f"shard {name}\n")
+            return write(place, name, parts)
 
-        crew.write_shard = writing
+        shards.write_described = writing
         return self.before_each_block(lambda requests: work.write(f"block {requests[0].id}\n"))
 
 
