@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from wif_store.places import Entry
     from wif_store.places.base import Part
 
 NOBODY = 65534
@@ -190,16 +189,16 @@ def _refuse_bytes(room: int) -> None:
     """Have this process's places refuse what exceeds a quota, as the kernel would."""
     write = LocalPlace.write
 
-    def limited(self: LocalPlace, name: str, parts: Iterable[Part]) -> Entry:
+    def limited(self: LocalPlace, name: str, parts: Iterable[Part]) -> None:
         def counted() -> Iterator[Part]:
             nonlocal room
             for part in parts:
-                room -= len(part)
+                room -= memoryview(part).nbytes
                 if room < 0:
                     raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self.folder / name))
                 yield part
 
-        return write(self, name, counted())
+        write(self, name, counted())
 
     LocalPlace.write = limited  # type: ignore[method-assign]
 
