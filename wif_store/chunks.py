@@ -60,7 +60,7 @@ FAR: Final[Search] = {
 }
 """The repeats of whole rows anywhere in the chunk, and how often each byte comes."""
 
-COUNTED_BYTES: Final = 12 * 2**10
+COUNTED_BYTES: Final = 8 * 2**10
 """Where the values of a channel stand end to end, bytes are counted anew for as many channels as fit here."""
 
 WORTH: Final = 0.97
