@@ -101,6 +101,12 @@ def test_bytes_of_few_channels_are_counted_together():
     assert len(ChunkEncoder(layout(rows, WIDTH, turned=True))(signs | exponents)) < 0.26 * rows * WIDTH
 
 
+def test_channels_that_hardly_change_cost_next_to_nothing_where_rows_are_few():
+    rows = 300
+    raw = np.tile(np.arange(WIDTH, dtype=np.uint16) << 8, (rows, 1))
+    assert len(ChunkEncoder(layout(rows, WIDTH, turned=True))(raw)) < 1 / 16 * rows * WIDTH
+
+
 def test_rows_that_come_again_cost_nothing_where_they_are_looked_for():
     raw = some(512, WIDTH, np.uint16)
     once = len(ChunkEncoder(layout(512, WIDTH, repeats=True))(raw))

@@ -1,8 +1,8 @@
 """Chunks of residuals, from the model's own type to float32 that any Blosc reads.
 
 A chunk is a Blosc frame of one block: a plane for each byte of a float32, each compressed by zstd. Blosc's
-own encoder lets zstd search every plane for short repeats, which residuals have by chance alone: that takes
-most of the time, in decoding too, and saves next to nothing. Here zstd is told where to look.
+own encoder lets zstd search every plane for short repeats: that takes most of the time, in decoding too, and
+what residuals have in common is found elsewhere. Here zstd is told where to look.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ZSTD_VERSION: Final = zstd.zstd_version
 HUFFMAN: Final = 1002
 ALWAYS, NEVER = 1, 2
 BLOCK: Final = 1015
-LEAST_BLOCK, MOST_BLOCK = 2**10, 2**17
+MOST_BLOCK: Final = 2**17
 
 Search = dict[int, int]
 Z = zstd.CompressionParameter
@@ -52,6 +52,15 @@ KEPT: Final[Search] = {**NOWHERE, HUFFMAN: NEVER}
 COUNTED: Final[Search] = {**NOWHERE, HUFFMAN: ALWAYS}
 """How often each byte comes in its block."""
 
+NEAR: Final[Search] = {
+    Z.strategy: zstd.Strategy.fast,
+    Z.hash_log: 6,
+    Z.min_match: 7,
+    Z.window_log: 15,
+    HUFFMAN: ALWAYS,
+}
+"""Repeats of a few bytes, as of a channel whose exponents hardly change, and how often each byte comes."""
+
 FAR: Final[Search] = {
     **COUNTED,
     Z.enable_long_distance_matching: 1,
@@ -60,8 +69,11 @@ FAR: Final[Search] = {
 }
 """The repeats of whole rows anywhere in the chunk, and how often each byte comes."""
 
-COUNTED_BYTES: Final = 8 * 2**10
-"""Where the values of a channel stand end to end, bytes are counted anew for as many channels as fit here."""
+MANY_ROWS: Final = 1024
+CHANNELS: Final = 2
+"""Where the values of a channel stand end to end and are many, bytes are counted anew for so many channels.
+That makes them smaller than repeats do, and sooner read. Of fewer values the counts take too much themselves.
+"""
 
 WORTH: Final = 0.97
 """What a plane must shrink to: mantissas lose a hundredth, and would take as long to read as all else."""
@@ -89,10 +101,9 @@ class ChunkEncoder:
         _, rows, channels = layout.chunks
         self._turned = bool(layout.filters)
         self._shape = (channels, rows) if self._turned else (rows, channels)
-        self._search = dict(FAR if layout.repeats else COUNTED)
-        if self._turned:
-            block = max(1, COUNTED_BYTES // rows) * rows
-            self._search[BLOCK] = min(max(block, LEAST_BLOCK), MOST_BLOCK)
+        self._search = FAR if layout.repeats else NEAR
+        if self._turned and rows >= MANY_ROWS:
+            self._search = {**COUNTED, BLOCK: min(CHANNELS * rows, MOST_BLOCK)}
         self._desks: list[_Desk] = []
 
     def __call__(self, raw: Raw) -> bytes:
