@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wif_store.chunks import ZSTD_VERSION
+from wif_store.zstd import zstd_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,7 +61,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS} | {"zstd": ZSTD_VERSION},
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS} | {"zstd": zstd_version},
     }
 
 

@@ -8,17 +8,12 @@ what residuals have in common is found elsewhere. Here zstd is told where to loo
 from __future__ import annotations
 
 import struct
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from wif_store import zstd
 from wif_store.codecs import crc32c
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from wif_store.codecs import Layout
@@ -32,8 +27,6 @@ NAN: Final = 0x7FC0_0000
 
 STRIP: Final = 128
 """Rows that are turned at once: numpy alone goes through all of them for each channel, which is slower."""
-
-ZSTD_VERSION: Final = zstd.zstd_version
 
 # Parameters of zstd.h that Python does not name: whether bytes are Huffman-coded, and most bytes of a block.
 HUFFMAN: Final = 1002

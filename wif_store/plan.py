@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wif_store import __version__
-from wif_store.chunks import ZSTD_VERSION
 from wif_store.differences import differences, listed
 from wif_store.errors import BuildError, StoreError
 from wif_store.schema import FORMAT_VERSION
@@ -47,7 +46,7 @@ def plan_of(settings: Settings, engine: Engine, source: Source) -> dict[str, Any
             "splits": settings.splits,
         },
         "batching": engine.batching,
-        "versions": {"wif-store": __version__, **engine.versions, "zstd": ZSTD_VERSION},
+        "versions": {"wif-store": __version__, **engine.versions},
     }
 
 

@@ -15,6 +15,7 @@ from wif_store.extract.residuals import check_finite
 from wif_store.records import widen
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
+from wif_store.zstd import zstd_version
 
 TASK = get_task("winogrande")
 
@@ -68,6 +69,13 @@ def test_bit_for_bit_where_the_batch_is_the_same(architecture, tiny_models, rows
     for record, want in zip(records, expected, strict=True):
         assert record.sequence.dtype == np.uint16
         np.testing.assert_array_equal(widen(record.sequence), want.float().numpy())
+
+
+def test_what_decides_the_bytes_of_a_store_is_recorded(tiny_models):
+    engine = open_engine(str(tiny_models("llama")), TASK.protocol("mcq"), device="cpu")
+    assert engine.versions["torch"] == torch.__version__
+    assert engine.versions["zstd"] == zstd_version
+    assert engine.versions.keys() >= {"transformers", "tokenizers", "numpy", "zarr", "numcodecs"}
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

@@ -11,6 +11,7 @@ from wif_store.extract.batching import BatchLimits, tokens_for
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, locate
 from wif_store.records import Engine
+from wif_store.zstd import zstd_version
 
 if TYPE_CHECKING:
     from wif_store.tasks.base import Protocol
@@ -90,7 +91,7 @@ def open_engine(
         extract=Extractor(loaded, protocol, final, sequence, limits, chat),
         model=record,
         batching={**asdict(limits), "block": block},
-        versions={name: importlib.metadata.version(name) for name in RECORDED},
+        versions={name: importlib.metadata.version(name) for name in RECORDED} | {"zstd": zstd_version},
         layers=final,
         sequence_layers=sequence,
         d_model=loaded.d_model,
