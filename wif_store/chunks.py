@@ -94,9 +94,12 @@ class ChunkEncoder:
         _, rows, channels = layout.chunks
         self._turned = bool(layout.filters)
         self._shape = (channels, rows) if self._turned else (rows, channels)
-        self._search = FAR if layout.repeats else NEAR
-        if self._turned and rows >= MANY_ROWS:
+        if layout.repeats:
+            self._search = FAR
+        elif self._turned and rows >= MANY_ROWS:
             self._search = {**COUNTED, BLOCK: min(CHANNELS * rows, MOST_BLOCK)}
+        else:
+            self._search = NEAR
         self._desks: list[_Desk] = []
 
     def __call__(self, raw: Raw) -> bytes:
@@ -117,7 +120,7 @@ class _Desk:
     """What one thread works with, used again: fresh pages cost as much as what is done in them."""
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], search: Search) -> None:
-        self._repeats = Z.enable_long_distance_matching in search
+        self._repeats = search is FAR
         self._words = np.empty(shape, dtype)
         self._planes = np.zeros((ITEM, self._words.size), np.uint8)
         self._coder = zstd.ZstdCompressor(options=search)

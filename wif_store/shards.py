@@ -66,7 +66,7 @@ class ShardJob:
 
     @property
     def chunks(self) -> int:
-        """How many of them have rows."""
+        """How many chunks of it have rows."""
         _, step, channels = self.layout.chunks
         return math.ceil(self.rows / step) * (self.width // channels)
 
