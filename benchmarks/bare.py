@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.clock import interleave
-from wif_store.extract.model import DTYPES
+from wif_store.extract.model import DTYPES, resolve_device
 from wif_store.extract.products import widen
 
-TOKENS = (256, 512, 1024, 2048, 4096)
-SAMPLE = 8000
+TOKENS = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384, 32768, 65536)}
+"""Of a batch, by kind of device."""
+SAMPLE = {"cpu": 8000, "cuda": 128_000}
 """Tokens on which batchings are tried."""
 TRIALS = 3
 """Times each batching is tried, in turns; its quickest counts."""
@@ -32,8 +33,8 @@ class Batching:
     def __str__(self) -> str:
         return f"{self.tokens} tokens, {'padded' if self.padded else 'equal lengths'}"
 
-    def batches(self, sequences: list[list[int]]) -> list[Batch]:
-        """Ids and masks; a batch without padding has no mask, which is quicker."""
+    def batches(self, sequences: list[list[int]], device: torch.device) -> list[Batch]:
+        """Ids and masks, on the device; a batch without padding has no mask, which is quicker."""
         ordered = sorted(sequences, key=len, reverse=True)
         made, start = [], 0
         while start < len(ordered):
@@ -43,16 +44,17 @@ class Batching:
             start += len(rows)
             ids = torch.tensor([s + [0] * (width - len(s)) for s in rows])
             mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in rows])
-            made.append((ids, None if bool(mask.all()) else mask))
+            made.append((ids.to(device), None if bool(mask.all()) else mask.to(device)))
         return made
 
 
 class Bare:
     """A decoder as transformers loads it: no head, no cache, no hooks. Its products are the build's own."""
 
-    def __init__(self, path: str, dtype: str) -> None:
+    def __init__(self, path: str, dtype: str, device: str) -> None:
         started = time.perf_counter()
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).eval()
+        self.device = torch.device(resolve_device(device))
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).to(self.device).eval()
         widen(model)
         self.decoder = model.get_decoder()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
@@ -63,17 +65,20 @@ class Bare:
         """One forward pass over each batch, whose tensors are there already."""
         for ids, mask in batches:
             self.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def best(self, sequences: list[list[int]]) -> dict[str, list[Batch]]:
         """The quickest padded batching and the quickest of equal lengths, found on some of the sequences."""
-        sample = sequences[:: max(1, sum(map(len, sequences)) // SAMPLE)]
-        self.run(Batching(TOKENS[0], padded=True).batches(sample)[:4])  # the first are slow
-        batchings = [Batching(tokens, padded) for padded in (True, False) for tokens in TOKENS]
-        works = {str(b): partial(self.run, b.batches(sample)) for b in batchings}
+        sizes = TOKENS[self.device.type]
+        sample = sequences[:: max(1, sum(map(len, sequences)) // SAMPLE[self.device.type])]
+        batchings = [Batching(tokens, padded) for padded in (True, False) for tokens in sizes]
+        works = {str(b): partial(self.run, b.batches(sample, self.device)) for b in batchings}
+        self.run(batchings[0].batches(sample, self.device)[:4])  # the first are slow
         seconds, _ = interleave(works, TRIALS)
         found = {}
         for padded in (True, False):
             kind = [b for b in batchings if b.padded is padded]
             best = min(kind, key=lambda batching: min(seconds[str(batching)]))
-            found[str(best)] = best.batches(sequences)
+            found[str(best)] = best.batches(sequences, self.device)
         return found

@@ -101,7 +101,7 @@ def read_build(records: list[Record], options: argparse.Namespace, folder: Path)
         READ,
         layers=options.sequence_layers,
         sequence_layers=options.sequence_layers,
-        device="cpu",
+        device=options.device,
         dtype=options.dtype,
         batch_tokens=10**6,
         batch_size=options.peer_batch,
@@ -136,11 +136,11 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Table]
     source = load_source(task, str(folder / "rows.jsonl"))
     started = time.perf_counter()
     engine = open_engine(
-        options.model, protocol, sequence_layers=options.sequence_layers, device="cpu", dtype=options.dtype
+        options.model, protocol, sequence_layers=options.sequence_layers, device=options.device, dtype=options.dtype
     )
     opening = time.perf_counter() - started
     path = locate(options.model).path
-    bare = Bare(path, options.dtype)
+    bare = Bare(path, options.dtype, options.device)
     requests = workload.requests_of(task, protocol, source)
     records = engine.extract(requests)  # it is warm now, and has said what the peers are to read
     sequences = workload.deciding_sequences(requests, bare.tokenizer, protocol)

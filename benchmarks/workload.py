@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of {task}.jsonl; default: the built-in splits")
     parser.add_argument("--model", default="gemma3-270m")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="auto", help="auto (CUDA where there is one) or a torch device")
     parser.add_argument("--sequence-layers", default="3,7,11,14,17", help="blocks read at every token")
 
 
@@ -106,7 +107,11 @@ def make_store(name: str, options: argparse.Namespace, folder: Path) -> Path:
     protocol = task.protocol("aligned")
     write_rows(folder / f"{name}.jsonl", name, options.data, options.examples)
     engine = open_engine(
-        options.model, protocol, sequence_layers=options.sequence_layers, dtype=options.dtype
+        options.model,
+        protocol,
+        sequence_layers=options.sequence_layers,
+        device=options.device,
+        dtype=options.dtype,
     )
     source = load_source(task, str(folder / f"{name}.jsonl"))
     if options.keep_all:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as all_of_them
 from benchmarks import clock, codecs, extract, projection, read, score, storage, workload
@@ -185,7 +186,7 @@ def test_the_yardstick_runs_every_sequence_once(padded):
     rng = np.random.default_rng(0)
     sequences = [rng.integers(1, 99, size=n).tolist() for n in rng.integers(3, 12, size=50)]
     seen = []
-    for ids, mask in Batching(32, padded).batches(sequences):
+    for ids, mask in Batching(32, padded).batches(sequences, torch.device("cpu")):
         assert ids.shape[0] == 1 or ids.numel() <= 32
         assert padded or mask is None
         real = np.ones(ids.shape, bool) if mask is None else mask.numpy().astype(bool)
