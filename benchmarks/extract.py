@@ -136,7 +136,11 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Table]
     source = load_source(task, str(folder / "rows.jsonl"))
     started = time.perf_counter()
     engine = open_engine(
-        options.model, protocol, sequence_layers=options.sequence_layers, device=options.device, dtype=options.dtype
+        options.model,
+        protocol,
+        sequence_layers=options.sequence_layers,
+        device=options.device,
+        dtype=options.dtype,
     )
     opening = time.perf_counter() - started
     path = locate(options.model).path

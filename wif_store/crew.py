@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wif_store.selection import Keep
     from wif_store.tasks.base import Request
 
-MOST_THREADS: Final = 8
+MOST_THREADS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class LocalCrew:
             del records
 
     def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
-        """Write one shard after the other."""
+        """Write shards in order, on many cores several at once."""
         return write_shards(journal, jobs, self._threads)
 
 

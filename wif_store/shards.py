@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice, product, tee
+from itertools import islice, product
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
     from wif_store.journal import Journal
     from wif_store.places import Entry
     from wif_store.records import Raw
+
+THREADS_A_FILE: Final = 4
+"""Threads whose chunks one that hashes and writes can keep up with."""
 
 MISSING: Final = 2**64 - 1
 """Offset and length of a chunk that a shard at the array's end does not have."""
@@ -84,23 +86,36 @@ class Shard:
 def write_shards(
     journal: Journal, jobs: Iterable[ShardJob], threads: int = 1
 ) -> Generator[Shard, None, None]:
-    """Write shards into the store, one after the other, and note each that is done.
+    """Write shards into the store, in order, and note each that is done.
 
-    While one is hashed and made durable, chunks of the next are encoded. Holds about three chunks a thread
-    at a time, and the journalled rows of as many at most.
+    A file is hashed and made durable by one thread, so that a machine of many cores writes several at once.
+    While they are written, chunks of the next shard are encoded. Of a shard, about three chunks a thread that
+    works for it are held at a time, and the journalled rows of as many at most.
 
     Raises:
         BuildError: If a piece is not what was journalled.
     """
-    jobs, ahead = tee(jobs)
+    files = max(1, threads // THREADS_A_FILE)
+    layout = None
+    begun: deque[Future[Shard]] = deque()
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool,
-        closing(_in_order(_chunks(pool, journal.blocks, ahead), 2 * threads + 2)) as chunks,
+        ThreadPoolExecutor(files, thread_name_prefix="write") as writers,
     ):
-        for job in jobs:
-            entry = write_described(journal.store, job.name, _file(job.layout, islice(chunks, job.chunks)))
-            journal.note_shard(job.name, entry)
-            yield Shard(job.name, job.size, entry)
+        try:
+            for job in jobs:
+                if job.layout is not layout:  # An encoder has memory that it uses again.
+                    layout, encode = job.layout, ChunkEncoder(job.layout)
+                chunks = _in_order(_chunks(pool, encode, journal.blocks, job), 2 * threads // files + 2)
+                if len(begun) == files:
+                    yield begun.popleft().result()
+                begun.append(writers.submit(_write, journal, job, chunks))
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            # Whatever ends this, what is half written ends too, for its chunks do not come.
+            writers.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def shard_of(layout: Layout, raw: Raw) -> bytes:
@@ -116,19 +131,23 @@ def chunks_of(layout: Layout, raw: Raw) -> Iterator[bytes]:
         yield encode(raw[begin : begin + step, first : first + channels])
 
 
-def _chunks(pool: ThreadPoolExecutor, blocks: Blocks, jobs: Iterable[ShardJob]) -> Iterator[Future[bytes]]:
+def _write(journal: Journal, job: ShardJob, chunks: Iterator[bytes]) -> Shard:
+    entry = write_described(journal.store, job.name, _file(job.layout, chunks))
+    journal.note_shard(job.name, entry)
+    return Shard(job.name, job.size, entry)
+
+
+def _chunks(
+    pool: ThreadPoolExecutor, encode: ChunkEncoder, blocks: Blocks, job: ShardJob
+) -> Iterator[Future[bytes]]:
     """The chunks in their order, each begun when it is asked for; those of the same rows read them once."""
-    layout = None
-    for job in jobs:
-        if job.layout is not layout:  # An encoder has memory that it uses again.
-            layout, encode = job.layout, ChunkEncoder(job.layout)
-        _, step, channels = job.layout.chunks
-        ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
-        for begin in range(0, job.rows, step):
-            # A pool begins things in the order they are given, so nobody waits for what has not been begun.
-            rows = pool.submit(_read, blocks, job, ends, begin)
-            for first in range(0, job.width, channels):
-                yield pool.submit(_encode, encode, rows, slice(first, first + channels))
+    _, step, channels = job.layout.chunks
+    ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
+    for begin in range(0, job.rows, step):
+        # A pool begins things in the order they are given, so nobody waits for what has not been begun.
+        rows = pool.submit(_read, blocks, job, ends, begin)
+        for first in range(0, job.width, channels):
+            yield pool.submit(_encode, encode, rows, slice(first, first + channels))
 
 
 def _read(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> Raw:
@@ -157,16 +176,13 @@ def _file(layout: Layout, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield content + crc32c(content)
 
 
-def _in_order(chunks: Iterator[Future[bytes]], ahead: int) -> Generator[bytes, None, None]:
-    """What comes of them, at most ``ahead`` of them begun before they are asked for."""
-    begun: deque[Future[bytes]] = deque()
-    try:
-        for chunk in chunks:
-            begun.append(chunk)
-            if len(begun) > ahead:
-                yield begun.popleft().result()
+def _in_order(chunks: Iterator[Future[bytes]], ahead: int) -> Iterator[bytes]:
+    """What comes of them; ``ahead`` of them are begun now, and then one for each that is taken."""
+    begun = deque(islice(chunks, ahead))
+
+    def taken() -> Iterator[bytes]:
         while begun:
             yield begun.popleft().result()
-    finally:
-        for future in begun:
-            future.cancel()
+            begun.extend(islice(chunks, 1))
+
+    return taken()

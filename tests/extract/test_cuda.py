@@ -63,7 +63,7 @@ def test_flights_that_overlap_give_what_each_gives_by_itself(dtype, tiny_models,
     monkeypatch.setattr(batching, "FLIGHT_TOKENS", 1)
     engine = engine_on("cuda", tiny_models("gemma2"), dtype)
     blocks = [requests[n : n + 7] for n in range(0, len(requests), 7)]
-    assert engine.extract._side.depth == 1
+    assert engine.extract._side.depth == 2
     together = list(chain(*engine.extract.stream(blocks * 5)))
     monkeypatch.setattr(engine.extract._side, "depth", 0)
     apart = list(chain(*(engine.extract(block) for block in blocks))) * 5

@@ -41,7 +41,7 @@ def blocks(rows_file):
 def test_a_stream_is_its_blocks(engine, blocks, depth, flight, monkeypatch):
     monkeypatch.setattr(batching, "FLIGHT_TOKENS", flight)
     apart = [engine.extract(block) for block in blocks]
-    # On CUDA batches are landed one late, across blocks; here the same code does so.
+    # On CUDA flights are landed late, across blocks, in another thread; here the same code does so.
     monkeypatch.setattr(engine.extract._side, "depth", depth)
     together = list(engine.extract.stream(blocks))
     assert [[r.id for r in block] for block in together] == [[r.id for r in block] for block in blocks]
@@ -51,7 +51,7 @@ def test_a_stream_is_its_blocks(engine, blocks, depth, flight, monkeypatch):
         np.testing.assert_array_equal(one.sequence, other.sequence)
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("depth", [0, 1, 2])
 def test_a_block_is_given_back_before_the_next_one_is_done(engine, blocks, depth, monkeypatch):
     monkeypatch.setattr(batching, "FLIGHT_TOKENS", 1)
     monkeypatch.setattr(engine.extract._side, "depth", depth)
@@ -65,7 +65,8 @@ def test_a_block_is_given_back_before_the_next_one_is_done(engine, blocks, depth
     stream = engine.extract.stream([blocks[0], blocks[2]])
     next(stream)
     assert sum(launched[:3]) == len(blocks[0])
-    assert len(launched) == 3 + depth
+    # The other thread may land the last one before this one looks.
+    assert 3 <= len(launched) <= 3 + depth
     stream.close()
 
 

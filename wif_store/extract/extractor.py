@@ -13,8 +13,9 @@ import torch
 
 from wif_store.extract.batching import BatchLimits, plan_flights
 from wif_store.extract.jobs import Job, plan
-from wif_store.extract.residuals import Capture, Side, check_finite, to_numpy
+from wif_store.extract.residuals import Capture, check_finite
 from wif_store.extract.tokenize import Encoded, Encoder
+from wif_store.extract.transfer import Side, to_device, to_numpy
 from wif_store.extract.trees import pad
 from wif_store.records import Record
 
@@ -97,14 +98,17 @@ class Extractor:
             SourceError: If a request cannot be encoded.
             ResidualError: If a residual is NaN or infinite.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-            yield from self._run(_ahead(pool, self.encoder, blocks))
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="tokenize") as tokenizing,
+            ThreadPoolExecutor(1, thread_name_prefix="land") as landing,
+        ):
+            yield from self._run(_ahead(tokenizing, self.encoder, blocks), landing)
 
     @torch.inference_mode()
-    def _run(self, blocks: Iterator[list[Encoded]]) -> Iterator[list[Record]]:
-        """While one flight is on the device, the one before it is taken off."""
+    def _run(self, blocks: Iterator[list[Encoded]], landing: ThreadPoolExecutor) -> Iterator[list[Record]]:
+        """On a GPU the next flights are launched while another thread takes one off; a CPU does one thing."""
         begun: deque[list[Record | None]] = deque()
-        flying: deque[Flight] = deque()
+        flying: deque[Future[None]] = deque()
         for block in blocks:
             jobs = [plan(encoded, self.protocol, trees=self.model.decoder.trees) for encoded in block]
             records: list[Record | None] = [None] * len(jobs)
@@ -112,15 +116,18 @@ class Extractor:
             lengths, states = [len(job) for job in jobs], [len(job.node) for job in jobs]
             # Of one block alone: where a build was resumed must not show in its numbers.
             for batches in plan_flights(lengths, states, self.limits):
-                flying.append(self._launch(jobs, batches, records))
+                if self._side.depth:
+                    flying.append(landing.submit(self._land, self._launch(jobs, batches, records)))
+                else:
+                    self._land(self._launch(jobs, batches, records))
                 while len(flying) > self._side.depth:
-                    self._land(flying.popleft())
+                    flying.popleft().result()
                 # Not after all flights of this one: what is not given back is not journalled either.
                 yield from _finished(begun)
             yield from _finished(begun)
         while flying:
-            self._land(flying.popleft())
-        yield from _finished(begun)
+            flying.popleft().result()
+            yield from _finished(begun)
 
     def _launch(self, jobs: list[Job], batches: list[list[int]], records: list[Record | None]) -> Flight:
         """Start forward passes and score them; nothing here waits for the device."""
@@ -149,6 +156,7 @@ class Extractor:
             states = self.model.decoder.states(rows, read).flatten(0, 1)
         return Batch(jobs, places, capture), states[rows.nodes[self._index(nodes)]]
 
+    @torch.inference_mode()
     def _land(self, flight: Flight) -> None:
         """Bring a flight to the host: the answers first, for they may say what is read."""
         with self._side.after(flight.mark):
@@ -197,7 +205,7 @@ class Extractor:
             )
 
     def _index(self, values: Sequence[int] | npt.NDArray[np.int64]) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(self.model.device, non_blocking=True)
+        return to_device(np.asarray(values, dtype=np.int64), self.model.device)
 
 
 def _ahead(

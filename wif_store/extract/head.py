@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from wif_store.extract.products import pieces, rows_of, widened
+from wif_store.extract.transfer import to_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,9 +69,7 @@ class Head:
         else:
             step = max(1, PIECE_BYTES // (4 * self.vocabulary))
             sums = torch.cat([self._log_sum_by_states(piece) for piece in states.split(step)])
-        at, wanted = (
-            torch.from_numpy(index).to(states.device, non_blocking=True) for index in (place, token)
-        )
+        at, wanted = (to_device(index, states.device) for index in (place, token))
         logits = self._exact(states[at], wanted[:, None])[:, 0]
         return self._cap(logits) - sums[at]
 

@@ -12,7 +12,8 @@ from wif_store.errors import DamageError, ModelError, SourceError
 from wif_store.extract.batching import BatchLimits, tokens_for
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import EMBEDDED, load, locate
-from wif_store.extract.residuals import Capture, to_numpy
+from wif_store.extract.residuals import Capture
+from wif_store.extract.transfer import to_numpy
 from wif_store.extract.trees import grow, pad
 from wif_store.records import widen
 from wif_store.sources import BUILTIN, load_source

@@ -1,8 +1,8 @@
-"""Reading the residual stream: forward hooks on the decoder blocks, and the way to the host."""
+"""Reading the residual stream: forward hooks on the decoder blocks."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +11,8 @@ from wif_store.errors import ResidualError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     import numpy.typing as npt
-
-    from wif_store.records import Raw
 
 
 class Capture:
@@ -67,48 +64,6 @@ class Capture:
         return torch.stack(
             [self._read_tokens[layer].index_select(0, index) for layer in self._sequence_layers]
         )
-
-
-class Side:
-    """Work beside the forward pass: on CUDA a stream of its own, elsewhere just what comes next.
-
-    What is taken off one batch runs here while the next one is on the main stream. Nothing that
-    is used here may be freed before ``to_host`` or ``wait`` has returned.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.depth = 1 if self._stream else 0
-        """How many batches may be on the device while none is taken off: a CPU does one thing at a time."""
-
-    def mark(self) -> torch.cuda.Event | None:
-        """The point that the main stream will have reached once all it was given so far is done."""
-        if self._stream is None:
-            return None
-        mark: torch.cuda.Event = torch.cuda.current_stream(self._stream.device).record_event()
-        return mark
-
-    def after(self, mark: torch.cuda.Event | None) -> AbstractContextManager[Any]:
-        """Run what is inside beside the main stream, from ``mark`` on."""
-        if self._stream is None or mark is None:
-            return nullcontext()
-        self._stream.wait_event(mark)
-        return torch.cuda.stream(self._stream)
-
-    def to_host(self, values: torch.Tensor) -> torch.Tensor:
-        """A copy on the host, there when this returns."""
-        if self._stream is None:
-            return values.to("cpu")
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        host.copy_(values, non_blocking=True)
-        self._stream.synchronize()
-        return host
-
-
-def to_numpy(host: torch.Tensor) -> Raw:
-    """Values bit for bit: bfloat16, which numpy has not, as its uint16 bits."""
-    host = host.detach().contiguous()
-    return host.view(torch.uint16).numpy() if host.dtype == torch.bfloat16 else host.numpy()
 
 
 def check_finite(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from wif_store.extract.transfer import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -106,8 +108,8 @@ def pad(trees: Sequence[Tree], device: torch.device) -> Rows:
     table[1] = PADDING
     for row, tree in enumerate(trees):
         table[:, row, : len(tree)] = tree.tokens, tree.branch, tree.depth
-    nodes = torch.from_numpy(np.flatnonzero(table[1] != PADDING))
-    ids, branch, depth = torch.from_numpy(table).to(device, non_blocking=True)
+    ids, branch, depth = to_device(table, device)
+    nodes = to_device(np.flatnonzero(table[1] != PADDING), device)
     first = np.cumsum([0, *map(len, trees)]).tolist()[:-1]
     chains = all(tree.is_chain for tree in trees)
-    return Rows(ids, branch, depth, nodes.to(device, non_blocking=True), first, chains)
+    return Rows(ids, branch, depth, nodes, first, chains)
