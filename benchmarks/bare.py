@@ -13,9 +13,9 @@ from benchmarks.clock import interleave
 from wif_store.extract.model import DTYPES, resolve_device
 from wif_store.extract.products import widen
 
-TOKENS = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384, 32768, 65536)}
+TOKENS = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (8192, 16384, 32768)}
 """Of a batch, by kind of device."""
-SAMPLE = {"cpu": 8000, "cuda": 128_000}
+SAMPLE = {"cpu": 8000, "cuda": 64_000}
 """Tokens on which batchings are tried."""
 TRIALS = 3
 """Times each batching is tried, in turns; its quickest counts."""

@@ -153,7 +153,12 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Table]
     read = read_build(records, options, folder)
     works: dict[str, Callable[[], object]] = {"build": build, "read": read}
     works |= {title: partial(bare.run, batches) for title, batches in batchings.items()}
-    job = {"path": path, "dtype": options.dtype, "layers": list(engine.sequence_layers)}
+    job = {
+        "path": path,
+        "dtype": options.dtype,
+        "device": str(bare.device),
+        "layers": list(engine.sequence_layers),
+    }
     prompts = [c.row["text"] for c in read.source.candidates]
     loop = loop_examples(records, requests, bare.tokenizer, options.peer_examples)
     jobs = {
@@ -161,7 +166,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Table]
         "published_loop": {
             **job,
             "dtype": options.loop_dtype,
-            "model": options.model,
+            "model": Path(options.model).name,
             "examples": loop,
         },
     }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def load(job: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Take ``path``, ``dtype``, ``layers``, ``batch_size`` and ``prompts``."""
+    """Take ``path``, ``dtype``, ``device``, ``layers``, ``batch_size`` and ``prompts``."""
     from lmprobe.extract import extract
 
     def run(prompts: list[str]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def load(job: dict[str, Any]) -> Callable[[], dict[str, Any]]:
                 output_dir=folder,
                 batch_size=job["batch_size"],
                 remote=False,
-                device="cpu",
+                device=job["device"],
                 backend="local",
                 dtype=job["dtype"],
             )

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # The published configurations whose weights the models that can be had here are.
-NAMES = {"gemma3-270m": "google/gemma-3-270m"}
+NAMES = {"gemma3-270m": "google/gemma-3-270m", "gemma-2-2b": "google/gemma-2-2b"}
 
 
-def load_model(path: str, model: str, dtype: Any) -> Any:
+def load_model(path: str, model: str, dtype: Any, device: str) -> Any:
     """TransformerLens over local weights, unprocessed."""
     from transformer_lens import HookedTransformer
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,20 +26,25 @@ def load_model(path: str, model: str, dtype: Any) -> Any:
         hf_model=AutoModelForCausalLM.from_pretrained(path, dtype=dtype),
         tokenizer=AutoTokenizer.from_pretrained(path),
         dtype=dtype,
+        device=device,
     )
 
 
 def load(job: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Take ``path``, ``model``, ``dtype``, ``layers`` and ``examples``, each of ``choices`` and ``prompt``.
+    """Take ``path``, ``model``, ``dtype``, ``device``, ``layers`` and ``examples``, each of ``choices`` and
+    ``prompt``.
 
     A choice is its tokens and how many of them are its continuation; a prompt is tokens.
     """
     import torch
 
-    model = load_model(job["path"], job["model"], getattr(torch, job["dtype"]))
+    model = load_model(job["path"], job["model"], getattr(torch, job["dtype"]), job["device"])
+
+    def ids_of(tokens: list[int]) -> torch.Tensor:
+        return torch.tensor([tokens], device=job["device"])
 
     def logprob(tokens: list[int], scored: int) -> float:
-        ids = torch.tensor([tokens])
+        ids = ids_of(tokens)
         picked = model(ids)[0, :-1].float().log_softmax(-1).gather(1, ids[0, 1:, None])
         return float(picked[-scored:].sum())
 
@@ -49,8 +54,8 @@ def load(job: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         for layer in job["layers"]:
             name = f"blocks.{layer}.hook_resid_post"
             for example in job["examples"]:
-                _, cache = model.run_with_cache(torch.tensor([example["prompt"]]), names_filter=name)
-                cache[name][0, -1].float().numpy()
+                _, cache = model.run_with_cache(ids_of(example["prompt"]), names_filter=name)
+                cache[name][0, -1].float().cpu().numpy()
         return {"predictions": [max(range(len(s)), key=s.__getitem__) for s in scores]}
 
     return run
