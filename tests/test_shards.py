@@ -50,49 +50,73 @@ def empty_array(folder, values, layout):
     )
 
 
+def vector_jobs(rows, layout, dtype):
+    """The shards of the first layer's vectors."""
+    blocks = {block.number: block for block, _ in rows}
+    starts = dict(zip(blocks, np.cumsum([0, *(block.rows for block in blocks.values())]), strict=False))
+    order = np.array([starts[block.number] + row for block, row in rows])
+    pieces = tuple(block.vectors(0) for block in blocks.values())
+    step = layout.outer[1]
+    for number, begin in enumerate(range(0, len(rows), step)):
+        part = order[begin : begin + step]
+        yield ShardJob(f"v/{number}", layout, dtype, pieces, len(part), order=part)
+
+
+def sequence_jobs(rows, layout, dtype):
+    """The shards of the first layer's sequences."""
+    pieces = tuple(block.sequence(0, row) for block, row in rows)
+    ends = np.cumsum([p.rows for p in pieces])
+    step = layout.outer[1]
+    for number, begin in enumerate(range(0, int(ends[-1]), step)):
+        first = int(np.searchsorted(ends, begin, side="right"))
+        skip = begin - int(ends[first] - pieces[first].rows)
+        size = min(step, int(ends[-1]) - begin)
+        yield ShardJob(f"s/{number}", layout, dtype, pieces[first:], size, skip=skip)
+
+
 @pytest.mark.parametrize("lengths", [WHOLE_CHUNKS, RAGGED, [1, 1]], ids=["whole", "ragged", "one token"])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3, 9])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_zarr_reads_a_shard_bit_for_bit(dtype, lengths, threads, tmp_path, monkeypatch):
+def test_zarr_reads_shards_bit_for_bit(dtype, lengths, threads, tmp_path, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(codecs, name, value)
     journal, records, rows = journalled(tmp_path, lengths, dtype)
+    # Not in the journal's order: a split's examples stand in every block.
+    mixed = [*range(0, len(rows), 2), *range(1, len(rows), 2)]
+    rows, records = [rows[i] for i in mixed], [records[i] for i in mixed]
     total = sum(lengths)
     cases = {
         FINAL_TOKEN: (
             np.stack([widen(r.final_token)[:1] for r in records], axis=1),
             codecs.final_token_layout(16, len(records)),
+            vector_jobs,
         ),
         SEQUENCE: (
             np.concatenate([widen(r.sequence)[:1] for r in records], axis=1),
             codecs.sequence_layout(16, total),
+            sequence_jobs,
         ),
     }
-    for array, (values, layout) in cases.items():
+    for array, (values, layout, jobs_of) in cases.items():
         found = empty_array(tmp_path / array, values, layout)
-        pieces = [block.piece(array, 0, row) for block, row in rows]
-        ends = np.cumsum([p.rows for p in pieces])
-        step = layout.outer[1]
-        for number, begin in enumerate(range(0, values.shape[1], step)):
-            first = int(np.searchsorted(ends, begin, side="right"))
-            skip = begin - int(ends[first] - pieces[first].rows)
-            size = min(step, values.shape[1] - begin)
-            dtype_name = np.dtype(dtype).str
-            job = ShardJob(f"c/0/{number}/0", layout, dtype_name, tuple(pieces[first:]), skip, size)
-            [shard] = write_shards(journal, [job], threads)
-            path = tmp_path / array / job.name
+        jobs = list(jobs_of(rows, layout, np.dtype(dtype).str))
+        shards = list(write_shards(journal, jobs, threads))
+        assert [shard.name for shard in shards] == [job.name for job in jobs]
+        assert [shard.size for shard in shards] == [4 * 16 * job.rows for job in jobs]
+        for number, job in enumerate(jobs):
+            path = tmp_path / array / f"c/0/{number}/0"
             path.parent.mkdir(parents=True)
             path.write_bytes(journal.store.read(job.name))
-            assert shard.size == 4 * 16 * size
         np.testing.assert_array_equal(found[...].view(np.uint32), values.view(np.uint32))
-    assert len(list((tmp_path / SEQUENCE / "c" / "0").iterdir())) > 1 or total < 16
+        assert len(jobs) > 1 or array == FINAL_TOKEN or total < 16
+    assert journal.shards().keys() == set(journal.store.sizes())
     journal.close()
 
 
 def test_two_rows_of_one_block_out_of_order(tmp_path):
     """Where one split ends and the next begins, a chunk goes back in a block."""
     journal, records, rows = journalled(tmp_path, RAGGED)
-    pieces = [block.piece(SEQUENCE, 1, row) for block, row in (rows[2], rows[0], rows[7], rows[4])]
+    pieces = [block.sequence(1, row) for block, row in (rows[2], rows[0], rows[7], rows[4])]
     values = journal.blocks.read(pieces, "<u2", 16)
     np.testing.assert_array_equal(values, np.concatenate([records[i].sequence[1] for i in (2, 0, 7, 4)]))
     journal.close()
@@ -102,8 +126,8 @@ def test_two_rows_of_one_block_out_of_order(tmp_path):
 def test_a_changed_byte_is_found_whatever_else_is_read_with_it(gap, tmp_path, monkeypatch):
     journal, _, rows = journalled(tmp_path, RAGGED)
     monkeypatch.setattr(type(journal.place), "gap", gap)
-    wanted = [rows[i][0].piece(SEQUENCE, 0, rows[i][1]) for i in (0, 2)]
-    between = rows[1][0].piece(SEQUENCE, 0, 1)
+    wanted = [rows[i][0].sequence(0, rows[i][1]) for i in (0, 2)]
+    between = rows[1][0].sequence(0, 1)
     path = tmp_path / "s.zarr.partial" / "blocks" / "000000.residuals"
     whole = path.read_bytes()
 
@@ -124,10 +148,10 @@ def test_a_shard_that_fails_leaves_nothing(tmp_path, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(codecs, name, value)
     journal, _, rows = journalled(tmp_path, RAGGED)
-    pieces = tuple(block.piece(SEQUENCE, 0, row) for block, row in rows)
+    pieces = tuple(block.sequence(0, row) for block, row in rows)
     pieces = (*pieces[:-1], pieces[-1]._replace(crc=0))
     layout = codecs.sequence_layout(16, 12)
-    job = ShardJob("sequence/c/0/0/0", layout, "<u2", pieces[-3:], 0, 12)
+    job = ShardJob("sequence/c/0/0/0", layout, "<u2", pieces[-3:], 12)
     with pytest.raises(BuildError, match="damaged"):
         list(write_shards(journal, [job], 2))
     assert journal.store.sizes() == {}

@@ -1,8 +1,8 @@
 """Journalled blocks: outcomes of all their examples, and residuals that are read back piece by piece.
 
-A block is two files. ``000012.residuals`` holds the raw values, layer by layer, example by example, nothing
-else; ``000012.npz``, written after it, holds everything that is small, and where and with which checksum each
-example's values stand. A block is there once its second file is.
+A block is two files. ``000012.residuals`` holds the raw values and nothing else: the vectors of each layer,
+then of each layer the sequences, example by example. ``000012.npz``, written after it, holds everything that
+is small, and the checksums: of each layer's vectors and of each sequence. A block is there once that file is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import google_crc32c
 import numpy as np
 
 from wif_store.errors import BuildError
-from wif_store.schema import FINAL_TOKEN, SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ BLOCK: Final = re.compile(r"(\d{6})\.npz")
 
 
 class Piece(NamedTuple):
-    """One example's values of one layer: ``rows`` vectors from byte ``start`` of a block's residuals."""
+    """Values that are read together: ``rows`` vectors from byte ``start`` of a block's residuals."""
 
     block: int
     start: int
@@ -54,7 +53,7 @@ class Block:
         token_ids: int32 ``[tokens]``.
         dtype: Of the raw values.
         d_model: Width of the residual stream.
-        final_token_crc: uint32 ``[layers, rows]``.
+        vectors_crc: uint32 ``[layers]``.
         sequence_crc: uint32 ``[sequence_layers, rows]``.
     """
 
@@ -69,20 +68,29 @@ class Block:
     token_ids: Int32
     dtype: str
     d_model: int
-    final_token_crc: np.ndarray
+    vectors_crc: np.ndarray
     sequence_crc: np.ndarray
 
-    def piece(self, array: str, index: int, row: int) -> Piece:
-        """Where the values of a row stand that are to go into a layer of an array of the store."""
-        width = self.d_model * np.dtype(self.dtype).itemsize
-        layers, rows = self.final_token_crc.shape
-        if array == FINAL_TOKEN:
-            at, count, crc = index * rows + row, 1, self.final_token_crc
-        else:
-            begin, end = self.offsets[row : row + 2].tolist()
-            at, count = layers * rows + index * int(self.offsets[-1]) + begin, end - begin
-            crc = self.sequence_crc
-        return Piece(self.number, at * width, count, int(crc[index, row]))
+    @property
+    def rows(self) -> int:
+        """How many examples have residuals."""
+        return len(self.offsets) - 1
+
+    def vectors(self, index: int) -> Piece:
+        """The vectors of all rows that are to go into a layer of the store."""
+        return Piece(self.number, index * self.rows * self._width, self.rows, int(self.vectors_crc[index]))
+
+    def sequence(self, index: int, row: int) -> Piece:
+        """The sequence of a row that is to go into a layer of the store."""
+        begin, end = self.offsets[row : row + 2].tolist()
+        before = len(self.vectors_crc) * self.rows + index * int(self.offsets[-1])
+        return Piece(
+            self.number, (before + begin) * self._width, end - begin, int(self.sequence_crc[index, row])
+        )
+
+    @property
+    def _width(self) -> int:
+        return self.d_model * np.dtype(self.dtype).itemsize
 
 
 class Blocks:
@@ -99,8 +107,9 @@ class Blocks:
     def write(self, number: int, records: Sequence[Record], wanted: Sequence[bool]) -> None:
         """Write one block; residuals only of the ``wanted`` records. Durable once this returns."""
         kept = [r for r, want in zip(records, wanted, strict=True) if want]
-        checksums: dict[str, list[int]] = {FINAL_TOKEN: [], SEQUENCE: []}
-        self._place.write(f"{number:06d}.residuals", _residuals(kept, checksums))
+        vectors_crc: list[int] = []
+        sequence_crc: list[int] = []
+        self._place.write(f"{number:06d}.residuals", _residuals(kept, vectors_crc, sequence_crc))
         labels = io.BytesIO()
         np.savez(
             labels,
@@ -114,8 +123,8 @@ class Blocks:
             token_ids=np.concatenate([r.token_ids for r in kept]) if kept else np.zeros(0, np.int32),
             dtype=np.array(records[0].final_token.dtype.str),
             d_model=np.array(records[0].final_token.shape[-1]),
-            final_token_crc=np.array(checksums[FINAL_TOKEN], np.uint32).reshape(-1, max(1, len(kept))),
-            sequence_crc=np.array(checksums[SEQUENCE], np.uint32).reshape(-1, max(1, len(kept))),
+            vectors_crc=np.array(vectors_crc, np.uint32),
+            sequence_crc=np.array(sequence_crc, np.uint32).reshape(-1, max(1, len(kept))),
         )
         self._place.write(f"{number:06d}.npz", [labels.getbuffer()])
 
@@ -176,19 +185,20 @@ class Blocks:
         return BuildError(f"{name} is damaged: delete {name}.npz and run the same command again")
 
 
-def _residuals(kept: Sequence[Record], checksums: dict[str, list[int]]) -> Iterator[memoryview]:
-    """The values of a block in their order, noting the checksum of each example's."""
+def _residuals(
+    kept: Sequence[Record], vectors_crc: list[int], sequence_crc: list[int]
+) -> Iterator[memoryview]:
+    """The values of a block in their order, noting the checksums."""
     if not kept:
         return
     for index in range(len(kept[0].final_token)):
-        # Vectors are small: a layer of them is written at once.
         vectors = np.stack([record.final_token[index] for record in kept]).view(np.uint8)
-        checksums[FINAL_TOKEN] += map(google_crc32c.value, vectors)
+        vectors_crc.append(google_crc32c.value(vectors))
         yield vectors.data
     for index in range(len(kept[0].sequence)):
         for record in kept:
             sequence = np.ascontiguousarray(record.sequence[index]).view(np.uint8)
-            checksums[SEQUENCE].append(google_crc32c.value(sequence))
+            sequence_crc.append(google_crc32c.value(sequence))
             yield sequence.data
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wif_store.journal import Journal
     from wif_store.places import Entry
     from wif_store.records import Raw
+    from wif_store.schema import Int64
 
 THREADS_A_FILE: Final = 4
 """Threads whose chunks one that hashes and writes can keep up with."""
@@ -44,17 +45,19 @@ class ShardJob:
         name: The file's path below the store.
         layout: The array's plan.
         dtype: Of the journalled values.
-        pieces: Where the rows stand, in their order.
-        skip: Rows of the first piece that belong to the shard before.
+        pieces: Where the rows stand.
         rows: How many rows of the array it holds.
+        skip: Rows of the first piece that belong to the shard before.
+        order: int64 ``[rows]``, which rows of the pieces they are; None for those that follow ``skip``.
     """
 
     name: str
     layout: Layout
     dtype: str
     pieces: tuple[Piece, ...]
-    skip: int
     rows: int
+    skip: int = 0
+    order: Int64 | None = None
 
     @property
     def width(self) -> int:
@@ -153,6 +156,8 @@ def _chunks(
 def _read(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> Raw:
     """A chunk's rows from row ``begin`` of the shard on; ``ends`` are those of the pieces in it."""
     end = min(begin + job.layout.chunks[1], job.rows)
+    if job.order is not None:
+        return blocks.read(job.pieces, job.dtype, job.width).take(job.order[begin:end], 0)
     first = int(np.searchsorted(ends, begin, side="right"))
     last = int(np.searchsorted(ends, end))
     raw = blocks.read(job.pieces[first : last + 1], job.dtype, job.width)

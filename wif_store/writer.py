@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from wif_store.shards import ShardJob
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from wif_store.blocks import Block, Piece
+    from wif_store.blocks import Block
     from wif_store.places import Entry, Place
+    from wif_store.schema import Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,10 @@ class StoreWriter:
 
     def shards(self) -> Iterator[ShardJob]:
         """The shards of both arrays of residuals, each a job of its own; those of one layer are held."""
-        for array, (shape, _) in self._large.items():
-            for index in range(shape[0]):
-                yield from self._shards_of(array, index)
+        for index in range(len(self._layers)):
+            yield from self._vector_shards(index)
+        for index in range(len(self._sequence_layers)):
+            yield from self._sequence_shards(index)
 
     def finish(self, place: Place, header: Mapping[str, Any], shards: Mapping[str, Entry]) -> None:
         """Write small arrays and metadata, and then the manifest, which makes it a store.
@@ -104,22 +107,43 @@ class StoreWriter:
         manifest = render_manifest({**sections, "files": {**files, **shards}})
         place.write(MANIFEST, [manifest])
 
-    def _shards_of(self, array: str, index: int) -> list[ShardJob]:
-        """The shards of one layer."""
-        shape, layout = self._large[array]
-        pieces = [e.block.piece(array, index, e.row) for e in self._examples]
+    def _vector_shards(self, index: int) -> Iterator[ShardJob]:
+        """Of one layer. The vectors of a block are read at once: they are small, and many."""
+        _, layout = self._large[FINAL_TOKEN]
+        for number, (blocks, order) in enumerate(self._vectors):
+            pieces = tuple(block.vectors(index) for block in blocks)
+            name = f"{FINAL_TOKEN}/c/{index}/{number}/0"
+            yield ShardJob(name, layout, blocks[0].dtype, pieces, len(order), order=order)
+
+    @cached_property
+    def _vectors(self) -> list[tuple[list[Block], Int64]]:
+        """Of each shard of vectors: the blocks they are in, and which of all of theirs they are."""
+        found = []
+        _, layout = self._large[FINAL_TOKEN]
+        step = layout.outer[1]
+        for begin in range(0, len(self._examples), step):
+            examples = self._examples[begin : begin + step]
+            blocks = {e.block.number: e.block for e in examples}
+            ends = np.cumsum([block.rows for block in blocks.values()])
+            starts = {number: end - blocks[number].rows for number, end in zip(blocks, ends, strict=True)}
+            order = np.array([starts[e.block.number] + e.row for e in examples])
+            found.append((list(blocks.values()), order))
+        return found
+
+    def _sequence_shards(self, index: int) -> Iterator[ShardJob]:
+        """Of one layer."""
+        (_, tokens, _), layout = self._large[SEQUENCE]
+        pieces = [e.block.sequence(index, e.row) for e in self._examples]
         ends = np.cumsum([p.rows for p in pieces])
         step = layout.outer[1]
-        jobs = []
-        for number, begin in enumerate(range(0, shape[1], step)):
-            end = min(begin + step, shape[1])
+        for number, begin in enumerate(range(0, tokens, step)):
+            end = min(begin + step, tokens)
             first = int(np.searchsorted(ends, begin, side="right"))
             last = int(np.searchsorted(ends, end))
-            held: tuple[Piece, ...] = tuple(pieces[first : last + 1])
+            held = tuple(pieces[first : last + 1])
             skip = begin - (int(ends[first]) - held[0].rows)
-            name = f"{array}/c/{index}/{number}/0"
-            jobs.append(ShardJob(name, layout, self._examples[0].block.dtype, held, skip, end - begin))
-        return jobs
+            name = f"{SEQUENCE}/c/{index}/{number}/0"
+            yield ShardJob(name, layout, self._examples[0].block.dtype, held, end - begin, skip=skip)
 
     def _columns(self) -> dict[str, np.ndarray]:
         examples = self._examples

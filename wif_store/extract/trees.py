@@ -57,7 +57,9 @@ def grow(sequences: Sequence[Sequence[int]]) -> Tree:
     paths = []
     for number, sequence in enumerate(sequences, 1):
         rest = sequence[stem:]
-        paths.append(np.r_[0:stem, len(tokens) : len(tokens) + len(rest)])
+        path = np.arange(len(sequence))
+        path[stem:] += len(tokens) - stem
+        paths.append(path)
         tokens += rest
         branch += [number] * len(rest)
         depth += range(stem, len(sequence))
