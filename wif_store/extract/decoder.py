@@ -36,6 +36,7 @@ class Decoder:
         windows: How far back each kind of attention layer sees, in tokens; None for all of it.
         mapping: Whether it takes a mask for each kind of layer, or one mask for all.
         trees: Whether it takes trees. One that does not runs every sequence in a row of its own.
+        eager: Whether it makes a mask even of chains, and waits for a GPU before it does: it gets ours.
         last: Parts of its last block that need not run at tokens of which nothing is read.
     """
 
@@ -43,6 +44,7 @@ class Decoder:
     windows: dict[str, int | None]
     mapping: bool
     trees: bool
+    eager: bool = False
     last: tuple[nn.Module, ...] = ()
 
     def states(self, rows: Rows, read: torch.Tensor | None = None) -> torch.Tensor:
@@ -52,7 +54,7 @@ class Decoder:
             rows: What is run.
             read: The flat places at which the last block is read; what it gives elsewhere means nothing.
         """
-        if rows.chains:
+        if rows.chains and not self.eager:
             # Under causal attention, padding on the right is never seen: there is nothing to mask.
             arguments: dict[str, Any] = {}
         else:
@@ -116,8 +118,9 @@ def _windows(config: Any) -> dict[str, int | None] | None:
 
 def _with_trees(module: Any, windows: dict[str, int | None] | None) -> Decoder | None:
     # A model of one kind of layer may know masks by kind or not; the trial tells.
+    eager = module.config._attn_implementation == "eager"
     for mapping in (True, False) if windows and len(windows) == 1 else (True,):
-        decoder = Decoder(module, windows or {}, mapping, trees=True)
+        decoder = Decoder(module, windows or {}, mapping, trees=True, eager=eager)
         if windows and _takes_trees(decoder):
             return decoder
     return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    import numpy as np
     import numpy.typing as npt
 
     from wif_store.records import Raw
@@ -58,18 +58,19 @@ class Side:
 
     def to_host(self, values: torch.Tensor) -> torch.Tensor:
         """A copy on the host, there when this returns."""
-        if self._stream is None:
+        if self._stream is None or not values.numel():
             return values.to("cpu")
-        host = torch.empty(values.shape, dtype=values.dtype)
-        # To pin memory takes ten times as long as to copy out of what is pinned.
-        staged = self._staged.view(values.dtype)
-        parts = (t.reshape(-1).split(len(staged)) for t in (values, host))
-        for source, target in zip(*parts, strict=True):
-            piece = staged[: len(source)]
-            piece.copy_(source, non_blocking=True)
+        # numpy asks for huge pages, which are written many times as quickly as torch's own when they are new;
+        # and to pin memory takes longer than to copy out of what is pinned.
+        host = np.empty(values.nbytes, np.uint8)
+        source = values.reshape(-1).view(torch.uint8)
+        for start in range(0, len(host), len(self._staged)):
+            piece = source[start : start + len(self._staged)]
+            staged = self._staged[: len(piece)]
+            staged.copy_(piece, non_blocking=True)
             self._stream.synchronize()
-            target.copy_(piece)
-        return host
+            host[start : start + len(piece)] = staged.numpy()
+        return torch.from_numpy(host).view(values.dtype).view(values.shape)
 
 
 def to_numpy(host: torch.Tensor) -> Raw:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wif_store.places.base import Entry, Part
 
 AHEAD: Final = 4 * 2**20
-"""Bytes that are written to a file before the disk is set to work on them."""
+"""Bytes that are gathered and written to a file at once, and on which the disk is then set to work."""
 REMOVERS: Final = 4
 """Threads that remove files: what takes time is giving back their cached pages."""
 
@@ -62,12 +62,14 @@ class LocalPlace:
         # A name of its own: no two writers ever share a file, however late one of them is.
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         try:
-            with partial.open("wb") as file:
-                begun = 0
+            with partial.open("wb", AHEAD) as file:
+                begun = end = 0
                 for part in parts:
-                    file.write(part)
-                    if file.tell() - begun >= AHEAD:
-                        begun = _begin_sync(file, begun)
+                    end += file.write(part)
+                    if end - begun >= AHEAD:
+                        file.flush()
+                        _begin_sync(file, begun, end)
+                        begun = end
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(path)
@@ -168,17 +170,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _begin_sync(file: IO[bytes], begun: int) -> int:
-    """Set the disk to work on what was written from byte ``begun`` on, and wait for nothing; where that ends.
+def _begin_sync(file: IO[bytes], begin: int, end: int) -> None:
+    """Set the disk to work on these bytes, and wait for nothing.
 
     A large file is then durable in two thirds of the time: the system begins by itself only when it must.
     """
-    file.flush()
-    end = file.tell()
-    begin = _sync_file_range()
-    if begin:
-        begin(file.fileno(), begun, end - begun, 2)  # SYNC_FILE_RANGE_WRITE
-    return end
+    sync_file_range = _sync_file_range()
+    if sync_file_range:
+        sync_file_range(file.fileno(), begin, end - begin, 2)  # SYNC_FILE_RANGE_WRITE
 
 
 @cache
