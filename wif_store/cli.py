@@ -68,7 +68,7 @@ def build(
             min=1, help="Tokens of one forward pass. Default: what suits the device.", show_default=False
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of one forward pass, at most.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of one forward pass, at most.")] = 512,
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")
     ] = False,

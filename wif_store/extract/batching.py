@@ -31,7 +31,7 @@ class BatchLimits:
 
     tokens: int
     """Padded tokens of one batch."""
-    examples: int = 256
+    examples: int = 512
     """Rows of one batch."""
 
 

@@ -42,7 +42,7 @@ def open_engine(
     device: str = "auto",
     dtype: str = "bfloat16",
     batch_tokens: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = BLOCK,
     block: int = BLOCK,
     chat: bool = False,
     trust_remote_code: bool = False,
