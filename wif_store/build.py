@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +85,9 @@ def build(
             return Report(address, already_built=True)
         try:
             journal.open(plan)
-            crew = crew or LocalCrew(engine.extract)
-            return _run(settings, engine, source, journal, progress or Progress(), crew, plan)
+            with ExitStack() as stack:
+                crew = crew or stack.enter_context(LocalCrew(engine.extract))
+                return _run(settings, engine, source, journal, progress or Progress(), crew, plan)
         finally:
             journal.close()
 

@@ -14,7 +14,6 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 from wif_store.build import Progress, Report, Settings, build
-from wif_store.crew import LocalCrew
 from wif_store.errors import BuildError, ModelError, SelectionError, WifError
 from wif_store.info import describe_selection
 from wif_store.sweep import Templates, estimate, plan_jobs, table
@@ -111,8 +110,8 @@ def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, 
     return failed
 
 
-Hands = Callable[["Protocol"], "tuple[Engine, Crew]"]
-"""Gives a model under a protocol, and who does the work with it."""
+Hands = Callable[["Protocol"], "tuple[Engine, Crew | None]"]
+"""Gives a model under a protocol, and who does the work with it; None is this process."""
 
 
 @contextmanager
@@ -132,7 +131,7 @@ def _hands(job: Job, options: BuildOptions) -> Iterator[Hands]:
         trust_remote_code=options.trust_remote_code,
     )
     if options.engine == "local":
-        yield lambda protocol: (engine := opener(protocol), LocalCrew(engine.extract))
+        yield lambda protocol: (opener(protocol), None)
         return
     from wif_store.crew_ray import RayCrew, ray_workers
 

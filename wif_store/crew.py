@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from wif_store.helpers import Helpers
 from wif_store.records import Stream
 from wif_store.shards import Shard, ShardJob, write_shards
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from wif_store.selection import Keep
     from wif_store.tasks.base import Request
 
-MOST_THREADS: Final = 16
+MOST_THREADS: Final = 4
+MOST_HELPERS: Final = 8
+MANY_CORES: Final = 8
+"""Cores from which on threads that encode hinder each other more than they help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,25 @@ class Crew(Protocol):
 
 
 class LocalCrew:
-    """This process: journals a block while it extracts the next, and encodes a shard's chunks in threads."""
+    """This process: journals a block while it extracts the next, and encodes a shard's chunks in threads.
 
-    def __init__(self, extract: Extract, threads: int | None = None) -> None:
+    Used as a context, it has helpers write the shards where there are many cores; they start at once, so that
+    they are ready when the scan ends.
+    """
+
+    def __init__(self, extract: Extract, cores: int | None = None) -> None:
         self._extract = extract
-        self._threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+        self._cores = cores or os.cpu_count() or 1
+        self._helpers: Helpers | None = None
+
+    def __enter__(self) -> LocalCrew:
+        if self._cores >= MANY_CORES:
+            self._helpers = Helpers(min(MOST_HELPERS, self._cores // 2))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._helpers:
+            self._helpers.end()
 
     def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
         """Extract in this thread, journal in another; at most one block waits for it."""
@@ -129,8 +147,11 @@ class LocalCrew:
             del records
 
     def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
-        """Write shards in order, on many cores several at once."""
-        return write_shards(journal, jobs, self._threads)
+        """Write shards, one after the other where there are no helpers."""
+        # They know the build by its folder; an object store may be this process's own.
+        if self._helpers and journal.out.renames:
+            return self._helpers.write(str(journal.out), jobs)
+        return write_shards(journal, jobs, min(MOST_THREADS, self._cores))
 
 
 def _give_back() -> None:

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from wif_store.records import Raw
     from wif_store.schema import Int64
 
-THREADS_A_FILE: Final = 4
-"""Threads whose chunks one that hashes and writes can keep up with."""
-
 MISSING: Final = 2**64 - 1
 """Offset and length of a chunk that a shard at the array's end does not have."""
 
@@ -89,35 +86,31 @@ class Shard:
 def write_shards(
     journal: Journal, jobs: Iterable[ShardJob], threads: int = 1
 ) -> Generator[Shard, None, None]:
-    """Write shards into the store, in order, and note each that is done.
+    """Write shards into the store, one after the other, and note each that is done.
 
-    A file is hashed and made durable by one thread, so that a machine of many cores writes several at once.
-    While they are written, chunks of the next shard are encoded. Of a shard, about three chunks a thread that
-    works for it are held at a time, and the journalled rows of as many at most.
+    While one is hashed and made durable, chunks of the next are encoded. Of either, about three chunks a
+    thread are held at a time, and the journalled rows of as many at most.
 
     Raises:
         BuildError: If a piece is not what was journalled.
     """
-    files = max(1, threads // THREADS_A_FILE)
-    layout = None
-    begun: deque[Future[Shard]] = deque()
+    layout = written = None
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool,
-        ThreadPoolExecutor(files, thread_name_prefix="write") as writers,
+        ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
     ):
         try:
             for job in jobs:
                 if job.layout is not layout:  # An encoder has memory that it uses again.
                     layout, encode = job.layout, ChunkEncoder(job.layout)
-                chunks = _in_order(_chunks(pool, encode, journal.blocks, job), 2 * threads // files + 2)
-                if len(begun) == files:
-                    yield begun.popleft().result()
-                begun.append(writers.submit(_write, journal, job, chunks))
-            while begun:
-                yield begun.popleft().result()
+                chunks = _in_order(_chunks(pool, encode, journal.blocks, job), 2 * threads + 2)
+                if written:
+                    yield written.result()
+                written = writer.submit(_write, journal, job, chunks)
+            if written:
+                yield written.result()
         finally:
             # Whatever ends this, what is half written ends too, for its chunks do not come.
-            writers.shutdown(wait=False, cancel_futures=True)
             pool.shutdown(wait=False, cancel_futures=True)
 
 

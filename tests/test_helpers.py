@@ -1,0 +1,115 @@
+"""Helpers write the bytes that this process would write, and a dead one ends the build with one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.support import tiny
+from tests.support.fake_engine import fake_engine
+from tests.test_build import TASK, settings
+from wif_store import crew
+from wif_store.build import build
+from wif_store.errors import BuildError
+from wif_store.helpers import Helpers
+from wif_store.sources import load_source
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    return load_source(TASK, str(tiny.write_rows(path, tiny.rows(60))))
+
+
+def bytes_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def helped(monkeypatch):
+    """Builds of this process have two helpers, which are listed."""
+    found = []
+
+    def two(count):
+        found.append(Helpers(2))
+        return found[-1]
+
+    monkeypatch.setattr(crew, "MANY_CORES", 1)
+    monkeypatch.setattr(crew, "Helpers", two)
+    return found
+
+
+def alive(helpers):
+    return [process.poll() is None for process in helpers._all]
+
+
+def test_helpers_write_the_same_bytes(source, helped, whole, tmp_path):
+    build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    assert bytes_of(tmp_path / "s.zarr") == bytes_of(whole)
+    assert [alive(helpers) for helpers in helped] == [[False, False]]
+
+
+def test_a_build_that_fails_ends_its_helpers(source, helped, tmp_path, monkeypatch):
+    monkeypatch.setattr(Helpers, "write", lambda *given: iter([1 / 0]))
+    with pytest.raises(ZeroDivisionError):
+        build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    assert alive(helped[0]) == [False, False]
+
+
+def test_what_a_helper_finds_damaged_is_said(source, helped, tmp_path, monkeypatch):
+    write = Helpers.write
+
+    def damaged(helpers, out, jobs):
+        for path in (tmp_path / "s.zarr.partial" / "blocks").glob("*.residuals"):
+            path.write_bytes(bytes(path.stat().st_size))
+        yield from write(helpers, out, jobs)
+
+    monkeypatch.setattr(Helpers, "write", damaged)
+    with pytest.raises(BuildError, match="is damaged: delete"):
+        build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+
+
+def test_a_helper_that_died_is_one_line_and_nothing_is_lost(source, helped, whole, tmp_path, monkeypatch):
+    write = Helpers.write
+
+    def dying(helpers, out, jobs):
+        os.kill(helpers._all[0].pid, signal.SIGKILL)
+        helpers._all[0].wait()
+        yield from write(helpers, out, jobs)
+
+    monkeypatch.setattr(Helpers, "write", dying)
+    with pytest.raises(BuildError, match="ended before its time: run the same command again"):
+        build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    monkeypatch.setattr(Helpers, "write", write)
+    build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    assert bytes_of(tmp_path / "s.zarr") == bytes_of(whole)
+
+
+def test_helpers_end_when_the_build_is_killed(tmp_path):
+    helpers = Helpers(1)
+    [process] = helpers._all
+    process.stdin.close()  # What the system does with the pipes of a process that it ends.
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+
+
+def test_an_interrupt_at_the_terminal_is_the_builds(tmp_path):
+    helpers = Helpers(1)
+    [process] = helpers._all
+    with pytest.raises(BuildError, match="nowhere"):
+        list(helpers.write(str(tmp_path / "nowhere"), [job_of(tmp_path)]))
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(BuildError, match="nowhere"):
+        list(helpers.write(str(tmp_path / "nowhere"), [job_of(tmp_path)]))
+    helpers.end()
+
+
+def job_of(folder):
+    """A shard of a build that is not there."""
+    from wif_store.blocks import Piece
+    from wif_store.codecs import sequence_layout
+    from wif_store.shards import ShardJob
+
+    return ShardJob("sequence/c/0/0/0", sequence_layout(16, 12), "<u2", (Piece(0, 0, 12, 0),), 12)
