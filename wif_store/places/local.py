@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 AHEAD: Final = 4 * 2**20
 """Bytes that are gathered and written to a file at once, and on which the disk is then set to work."""
-REMOVERS: Final = 4
-"""Threads that remove files: what takes time is giving back their cached pages."""
 
 
 class LocalPlace:
@@ -122,11 +119,9 @@ class LocalPlace:
         return (self.folder / name).exists()
 
     def remove(self, name: str = "") -> None:
-        """Remove a file, or a folder with everything in it: first what is in folders of its own."""
+        """Remove a file, or a folder with everything in it."""
         path = self.folder / name
         if path.is_dir():
-            with ThreadPoolExecutor(REMOVERS, thread_name_prefix="remove") as pool:
-                list(pool.map(os.unlink, [p for p in path.glob("*/*") if p.is_file()]))
             shutil.rmtree(path)
         else:
             path.unlink()
