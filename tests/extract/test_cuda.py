@@ -27,9 +27,15 @@ TASK = get_task("winogrande")
 PROTOCOL = TASK.protocol("aligned")
 
 
-def engine_on(device: str, folder: Path, dtype: str = "float32") -> Engine:
+def engine_on(device: str, folder: Path, dtype: str = "float32", sequence_layers: str = "1,3") -> Engine:
     return open_engine(
-        str(folder), PROTOCOL, sequence_layers="1,3", batch_size=3, device=device, dtype=dtype, block=16
+        str(folder),
+        PROTOCOL,
+        sequence_layers=sequence_layers,
+        batch_size=3,
+        device=device,
+        dtype=dtype,
+        block=16,
     )
 
 
@@ -56,6 +62,14 @@ def test_a_gpu_gives_what_a_cpu_gives(architecture, tiny_models, requests):
         engine_on("cpu", folder).extract(requests),
         tolerance=1e-4,
     )
+
+
+def test_a_gpu_may_read_no_sequences(tiny_models, requests):
+    folder = tiny_models("gemma2")
+    ours, theirs = (
+        engine_on(device, folder, sequence_layers="none").extract(requests) for device in ("cuda", "cpu")
+    )
+    close(ours, theirs, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

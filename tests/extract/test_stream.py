@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 from itertools import chain, pairwise, product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +14,6 @@ from wif_store.errors import SourceError
 from wif_store.extract import batching
 from wif_store.extract.batching import BATCHES_WORTH, BatchLimits, plan_batches, plan_flights
 from wif_store.extract.engine import open_engine
-from wif_store.extract.transfer import Side
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
 from wif_store.tasks.base import Request
@@ -138,18 +135,3 @@ def test_what_cannot_be_encoded_is_said_in_its_turn(engine, blocks):
     assert len(next(stream)) == 7
     with pytest.raises(SourceError, match="example bad: choice 1"):
         next(stream)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(3, 5, 7), (1,), (0, 4, 7)])
-@pytest.mark.parametrize("staged", [8, 64, 10**6])
-def test_what_goes_to_the_host_in_pieces_is_whole(staged, shape, dtype):
-    side = Side(torch.device("cpu"))
-    # A GPU's way, with memory that is not pinned and a stream on which everything is done at once.
-    side._stream = SimpleNamespace(synchronize=lambda: None)
-    side._staged = torch.empty(staged, dtype=torch.uint8)
-    values = torch.randn(shape).to(dtype)
-    host = side.to_host(values)
-    assert host.dtype == dtype
-    assert host.data_ptr() != values.data_ptr() or not values.numel()
-    assert torch.equal(host, values)

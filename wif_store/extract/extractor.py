@@ -14,13 +14,13 @@ import torch
 from wif_store.extract.batching import BatchLimits, plan_flights
 from wif_store.extract.jobs import Job, plan
 from wif_store.extract.residuals import Capture, check_finite
-from wif_store.extract.tokenize import Encoded, Encoder
+from wif_store.extract.tokenize import Encoder
 from wif_store.extract.transfer import Side, to_device, to_numpy
 from wif_store.extract.trees import pad
 from wif_store.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     import numpy.typing as npt
@@ -92,25 +92,28 @@ class Extractor:
         return records
 
     def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
-        """Run block after block: the next one is encoded, and on CUDA begun, before one is given back.
+        """Run block after block: the next one is planned, and on CUDA begun, before one is given back.
 
         Raises:
             SourceError: If a request cannot be encoded.
             ResidualError: If a residual is NaN or infinite.
         """
         with (
-            ThreadPoolExecutor(1, thread_name_prefix="tokenize") as tokenizing,
+            ThreadPoolExecutor(1, thread_name_prefix="plan") as planning,
             ThreadPoolExecutor(1, thread_name_prefix="land") as landing,
         ):
-            yield from self._run(_ahead(tokenizing, self.encoder, blocks), landing)
+            yield from self._run(_ahead(planning, self._plan, blocks), landing)
+
+    def _plan(self, requests: Sequence[Request]) -> list[Job]:
+        trees = self.model.decoder.trees
+        return [plan(encoded, self.protocol, trees=trees) for encoded in self.encoder(requests)]
 
     @torch.inference_mode()
-    def _run(self, blocks: Iterator[list[Encoded]], landing: ThreadPoolExecutor) -> Iterator[list[Record]]:
+    def _run(self, blocks: Iterator[list[Job]], landing: ThreadPoolExecutor) -> Iterator[list[Record]]:
         """On a GPU the next flights are launched while another thread takes one off; a CPU does one thing."""
         begun: deque[list[Record | None]] = deque()
         flying: deque[Future[None]] = deque()
-        for block in blocks:
-            jobs = [plan(encoded, self.protocol, trees=self.model.decoder.trees) for encoded in block]
+        for jobs in blocks:
             records: list[Record | None] = [None] * len(jobs)
             begun.append(records)
             lengths, states = [len(job) for job in jobs], [len(job.node) for job in jobs]
@@ -209,17 +212,19 @@ class Extractor:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, encoder: Encoder, blocks: Iterable[Sequence[Request]]
-) -> Iterator[list[Encoded]]:
-    """Encode each block while the one before it is used."""
-    encoded: Future[list[Encoded]] | None = None
+    pool: ThreadPoolExecutor,
+    prepare: Callable[[Sequence[Request]], list[Job]],
+    blocks: Iterable[Sequence[Request]],
+) -> Iterator[list[Job]]:
+    """Prepare each block while the one before it is used."""
+    prepared: Future[list[Job]] | None = None
     for requests in blocks:
-        following = pool.submit(encoder, requests)
-        if encoded is not None:
-            yield encoded.result()
-        encoded = following
-    if encoded is not None:
-        yield encoded.result()
+        following = pool.submit(prepare, requests)
+        if prepared is not None:
+            yield prepared.result()
+        prepared = following
+    if prepared is not None:
+        yield prepared.result()
 
 
 def _finished(begun: deque[list[Record | None]]) -> Iterator[list[Record]]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    import numpy as np
     import numpy.typing as npt
 
     from wif_store.records import Raw
-
-STAGED: Final = 64 * 2**20
-"""Bytes that go to the host at once."""
 
 
 def to_device(values: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
@@ -38,7 +35,6 @@ class Side:
         cuda = device.type == "cuda"
         # Of high priority: its small kernels must not wait for large ones that were launched before them.
         self._stream = torch.cuda.Stream(device, priority=-1) if cuda else None
-        self._staged = torch.empty(STAGED if cuda else 0, dtype=torch.uint8, pin_memory=cuda)
         self.depth = 2 if cuda else 0
         """How many flights may be on the device while none is taken off: a CPU does one thing at a time."""
 
@@ -58,19 +54,13 @@ class Side:
 
     def to_host(self, values: torch.Tensor) -> torch.Tensor:
         """A copy on the host, there when this returns."""
-        if self._stream is None or not values.numel():
+        if self._stream is None:
             return values.to("cpu")
-        # numpy asks for huge pages, which are written many times as quickly as torch's own when they are new;
-        # and to pin memory takes longer than to copy out of what is pinned.
-        host = np.empty(values.nbytes, np.uint8)
-        source = values.reshape(-1).view(torch.uint8)
-        for start in range(0, len(host), len(self._staged)):
-            piece = source[start : start + len(self._staged)]
-            staged = self._staged[: len(piece)]
-            staged.copy_(piece, non_blocking=True)
-            self._stream.synchronize()
-            host[start : start + len(piece)] = staged.numpy()
-        return torch.from_numpy(host).view(values.dtype).view(values.shape)
+        # torch keeps pinned memory for the next copy once nobody holds this one.
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        self._stream.synchronize()
+        return host
 
 
 def to_numpy(host: torch.Tensor) -> Raw:
