@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,8 @@ from wif_store.build import build
 from wif_store.errors import BuildError
 from wif_store.helpers import Helpers
 from wif_store.sources import load_source
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +93,28 @@ def test_a_helper_that_died_is_one_line_and_nothing_is_lost(source, helped, whol
     assert bytes_of(tmp_path / "s.zarr") == bytes_of(whole)
 
 
-def test_helpers_end_when_the_build_is_killed(tmp_path):
+def test_helpers_end_with_the_pipe(tmp_path):
     helpers = Helpers(1)
     [process] = helpers._all
     process.stdin.close()  # What the system does with the pipes of a process that it ends.
     assert process.wait(timeout=60) == 0
     process.stdout.close()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.03])
+def test_a_build_killed_while_helpers_write_is_finished_by_the_same_call(after, whole, tmp_path):
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(60))
+    out = tmp_path / "s.zarr"
+    command = [sys.executable, "-m", "tests.support.helped_build", rows, out]
+    process = subprocess.Popen(command, cwd=ROOT)
+    while not (tmp_path / "s.zarr.partial" / "store").exists() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(after)
+    process.kill()
+    process.wait()
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert bytes_of(out) == bytes_of(whole)
+    assert not (tmp_path / "s.zarr.partial").exists()
 
 
 def test_an_interrupt_at_the_terminal_is_the_builds(tmp_path):

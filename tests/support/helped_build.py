@@ -1,0 +1,22 @@
+"""A build of made-up records whose shards helpers write: ``python -m tests.support.helped_build ROWS OUT``."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.support.fake_engine import fake_engine
+from tests.test_build import TASK, settings
+from wif_store import crew
+from wif_store.build import build
+from wif_store.helpers import Helpers
+from wif_store.sources import load_source
+
+
+def main(rows: str, out: str) -> None:
+    crew.MANY_CORES = 1
+    crew.Helpers = lambda count: Helpers(2)
+    build(settings(), load_source(TASK, rows), fake_engine(), out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
