@@ -66,12 +66,6 @@ class ShardJob:
         """Bytes of its values as float32."""
         return 4 * self.rows * self.width
 
-    @property
-    def chunks(self) -> int:
-        """How many chunks of it have rows."""
-        _, step, channels = self.layout.chunks
-        return math.ceil(self.rows / step) * (self.width // channels)
-
 
 @dataclass(frozen=True, slots=True)
 class Shard:

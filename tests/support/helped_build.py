@@ -1,4 +1,4 @@
-"""A build of made-up records whose shards helpers write: ``python -m tests.support.helped_build ROWS OUT``."""
+"""A build of made-up records whose shards helpers write: ``-m tests.support.helped_build ROWS OUT``."""
 
 from __future__ import annotations
 
