@@ -13,9 +13,9 @@ from benchmarks.clock import interleave
 from wif_store.extract.model import DTYPES, resolve_device
 from wif_store.extract.products import widen
 
-TOKENS = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (8192, 16384, 32768)}
+TOKENS = {"cpu": (256, 512, 1024, 2048, 4096), "gpu": (8192, 16384, 32768)}
 """Of a batch, by kind of device."""
-SAMPLE = {"cpu": 8000, "cuda": 64_000}
+SAMPLE = {"cpu": 8000, "gpu": 64_000}
 """Tokens on which batchings are tried."""
 TRIALS = 3
 """Times each batching is tried, in turns; its quickest counts."""
@@ -65,20 +65,20 @@ class Bare:
         """One forward pass over each batch, whose tensors are there already."""
         for ids, mask in batches:
             self.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def best(self, sequences: list[list[int]]) -> dict[str, list[Batch]]:
         """The quickest padded batching and the quickest of equal lengths, found on some of the sequences."""
-        sizes = TOKENS[self.device.type]
-        sample = sequences[:: max(1, sum(map(len, sequences)) // SAMPLE[self.device.type])]
-        batchings = [Batching(tokens, padded) for padded in (True, False) for tokens in sizes]
+        kind = "cpu" if self.device.type == "cpu" else "gpu"
+        sample = sequences[:: max(1, sum(map(len, sequences)) // SAMPLE[kind])]
+        batchings = [Batching(tokens, padded) for padded in (True, False) for tokens in TOKENS[kind]]
         works = {str(b): partial(self.run, b.batches(sample, self.device)) for b in batchings}
         self.run(batchings[0].batches(sample, self.device)[:4])  # the first are slow
         seconds, _ = interleave(works, TRIALS)
         found = {}
         for padded in (True, False):
-            kind = [b for b in batchings if b.padded is padded]
-            best = min(kind, key=lambda batching: min(seconds[str(batching)]))
+            alike = [b for b in batchings if b.padded is padded]
+            best = min(alike, key=lambda batching: min(seconds[str(batching)]))
             found[str(best)] = best.batches(sequences, self.device)
         return found

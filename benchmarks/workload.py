@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of {task}.jsonl; default: the built-in splits")
     parser.add_argument("--model", default="gemma3-270m")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--device", default="auto", help="auto (CUDA where there is one) or a torch device")
+    parser.add_argument("--device", default="auto", help="auto (the best there is) or a torch device")
     parser.add_argument("--sequence-layers", default="3,7,11,14,17", help="blocks read at every token")
 
 

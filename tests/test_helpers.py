@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
-from tests.test_build import TASK, settings
+from tests.test_build import TASK, contents, settings
 from wif_store import crew
 from wif_store.build import build
 from wif_store.errors import BuildError
@@ -27,10 +27,6 @@ ROOT = Path(__file__).parents[1]
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     return load_source(TASK, str(tiny.write_rows(path, tiny.rows(60))))
-
-
-def bytes_of(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture
@@ -53,7 +49,7 @@ def alive(helpers):
 
 def test_helpers_write_the_same_bytes(source, helped, whole, tmp_path):
     build(settings(), source, fake_engine(), tmp_path / "s.zarr")
-    assert bytes_of(tmp_path / "s.zarr") == bytes_of(whole)
+    assert contents(tmp_path / "s.zarr") == contents(whole)
     assert [alive(helpers) for helpers in helped] == [[False, False]]
 
 
@@ -90,7 +86,7 @@ def test_a_helper_that_died_is_one_line_and_nothing_is_lost(source, helped, whol
         build(settings(), source, fake_engine(), tmp_path / "s.zarr")
     monkeypatch.setattr(Helpers, "write", write)
     build(settings(), source, fake_engine(), tmp_path / "s.zarr")
-    assert bytes_of(tmp_path / "s.zarr") == bytes_of(whole)
+    assert contents(tmp_path / "s.zarr") == contents(whole)
 
 
 def test_helpers_end_with_the_pipe(tmp_path):
@@ -113,7 +109,7 @@ def test_a_build_killed_while_helpers_write_is_finished_by_the_same_call(after, 
     process.kill()
     process.wait()
     subprocess.run(command, cwd=ROOT, check=True)
-    assert bytes_of(out) == bytes_of(whole)
+    assert contents(out) == contents(whole)
     assert not (tmp_path / "s.zarr.partial").exists()
 
 
