@@ -25,7 +25,7 @@ def requests(rows_file, protocol, count=24):
 
 
 def reference(folder, dtype, token_ids):
-    """Every block's output for one unpadded prompt, by hooks on a model with the same products."""
+    """Every block's output for one unpadded prompt, by hooks on a model with products in the same type."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     products.widen(model)
     blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers

@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 from wif_store.errors import ModelError
 from wif_store.extract.decoder import Decoder, as_decoder
 from wif_store.extract.head import Head
-from wif_store.extract.products import widen, widened
+from wif_store.extract.norms import shorten
+from wif_store.extract.products import pack, widen, widened
 from wif_store.hub_errors import one_line
 
 EMBEDDED = "gemma3-270m"
@@ -164,8 +165,10 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
     except (RuntimeError, AssertionError) as error:
         msg = f"cannot use device {device!r}: {_first_line(error)}"
         raise ModelError(msg) from None
-    widen(causal_lm)
     config = causal_lm.config.get_text_config(decoder=True)
+    shorten(causal_lm)
+    widen(causal_lm)
+    pack(causal_lm, causal_lm.get_output_embeddings())
     head = Head(causal_lm.get_output_embeddings(), getattr(config, "final_logit_softcapping", None))
     _check_head(causal_lm, head)
     blocks = find_blocks(causal_lm, config.num_hidden_layers)

@@ -1,4 +1,4 @@
-"""Matrix products on a CPU that has none of the model's type: in float32, and rounded."""
+"""Matrix products on a CPU: of weights laid out once, or in float32 where it has none of the model's type."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 2**22
 """How many bytes of a weight are float32 at once: little enough for a CPU's cache."""
 
+PACKED_FOR: Final = 1024
+"""Of how many rows a product with packed weights is expected to be."""
 
 KINDS: Final = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 """What oneDNN calls the types that not every CPU multiplies."""
@@ -70,8 +72,52 @@ class Widened(nn.Linear):
         return out
 
 
+class Packed(nn.Linear):
+    """A linear layer whose weights lie as oneDNN multiplies them: a plain one lays them out each time."""
+
+    packed: torch.Tensor
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """Laid out as everybody else expects them, for a module that multiplies by them itself."""
+        return self.packed.to_dense()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """``[..., in_features]`` -> ``[..., out_features]``, of the same type."""
+        return _packed_product(input, self.packed, self.bias)
+
+
+def _packed_product(states: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _pack(linear: nn.Linear) -> None:
+    """Make a layer ``Packed``, if torch can: the two functions are its own, and may go or change."""
+    trial = torch.eye(2, linear.in_features, dtype=linear.weight.dtype)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight, PACKED_FOR)
+        found = _packed_product(trial, packed, linear.bias)
+    except (AttributeError, RuntimeError, TypeError):
+        return
+    if torch.allclose(found, linear(trial), rtol=1e-2):
+        del linear.weight
+        linear.__class__, linear.packed = Packed, packed
+
+
 def widen(model: Any) -> None:
-    """Give a model the products that are quick on its device. Its type and its weights stay as they are."""
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.device.type == "cpu" and widened(module.weight.dtype):
-            module.__class__ = Widened
+    """Have a model's products made in float32 where its device is a CPU that has none of its type."""
+    for linear in _linear_on_cpu(model):
+        if widened(linear.weight.dtype):
+            linear.__class__ = Widened
+
+
+def pack(model: Any, head: nn.Module) -> None:
+    """Pack a model's weights where that saves a CPU work; not those of its head, which others read too."""
+    for linear in _linear_on_cpu(model):
+        if linear is not head and linear.weight.dtype in KINDS and not widened(linear.weight.dtype):
+            _pack(linear)
+
+
+def _linear_on_cpu(model: Any) -> Iterator[nn.Linear]:
+    return (m for m in model.modules() if type(m) is nn.Linear and m.weight.device.type == "cpu")
