@@ -152,7 +152,24 @@ def test_a_block_is_journalled_while_the_next_is_extracted(source, tmp_path):
     assert not together.broken
 
 
-def test_what_the_journalling_thread_meets_ends_the_build(source, tmp_path, monkeypatch):
+def test_two_blocks_are_journalled_at_once_where_cores_are_many(source, tmp_path, monkeypatch):
+    build(settings(), source, fake_engine(), tmp_path / "alone.zarr")
+    together = threading.Barrier(2, timeout=20)
+    engine, journal = fake_engine(), crew.BlockJob.journal
+
+    def both(self, records, where):
+        if self.number < 2:
+            together.wait()
+        journal(self, records, where)
+
+    monkeypatch.setattr(crew.BlockJob, "journal", both)
+    build(settings(), source, engine, tmp_path / "s.zarr", crew=LocalCrew(engine.extract, crew.MANY_CORES))
+    assert not together.broken
+    assert contents(tmp_path / "s.zarr") == contents(tmp_path / "alone.zarr")
+
+
+@pytest.mark.parametrize(("cores", "in_hand"), [(1, 2), (crew.MANY_CORES, 3)])
+def test_what_the_journalling_thread_meets_ends_the_build(cores, in_hand, source, tmp_path, monkeypatch):
     engine, out = fake_engine(), tmp_path / "s.zarr"
 
     def full(self, records, journal):
@@ -160,8 +177,8 @@ def test_what_the_journalling_thread_meets_ends_the_build(source, tmp_path, monk
 
     monkeypatch.setattr(crew.BlockJob, "journal", full)
     with pytest.raises(BuildError, match="No space left on device; free some space"):
-        build(settings(), source, engine, out)
-    assert len(engine.extract.calls) == 2  # it was in hand by then
+        build(settings(), source, engine, out, crew=LocalCrew(engine.extract, cores))
+    assert len(engine.extract.calls) == in_hand
 
 
 def test_an_interrupt_waits_for_the_block_that_is_being_journalled(source, tmp_path, monkeypatch):

@@ -35,12 +35,19 @@ def helped(monkeypatch):
     found = []
 
     def two(count):
-        found.append(Helpers(2))
+        found.append(started(2))
         return found[-1]
 
     monkeypatch.setattr(crew, "MANY_CORES", 1)
     monkeypatch.setattr(crew, "Helpers", two)
     return found
+
+
+def started(count):
+    """Helpers that have all started."""
+    helpers = Helpers(count)
+    helpers._starting.join()
+    return helpers
 
 
 def alive(helpers):
@@ -89,8 +96,25 @@ def test_a_helper_that_died_is_one_line_and_nothing_is_lost(source, helped, whol
     assert contents(tmp_path / "s.zarr") == contents(whole)
 
 
+def test_helpers_that_cannot_start_are_one_line(source, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(crew, "MANY_CORES", 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", str(tmp_path / "no-python"))
+        with pytest.raises(BuildError, match="cannot start a process that writes shards: No such file"):
+            build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    assert contents(tmp_path / "s.zarr") == contents(whole)
+
+
+def test_helpers_that_are_not_needed_are_not_waited_for():
+    helpers = Helpers(1000)
+    helpers.end()
+    assert len(helpers._all) < 10
+    assert not any(alive(helpers))
+
+
 def test_helpers_end_with_the_pipe(tmp_path):
-    helpers = Helpers(1)
+    helpers = started(1)
     [process] = helpers._all
     process.stdin.close()  # What the system does with the pipes of a process that it ends.
     assert process.wait(timeout=60) == 0
@@ -114,7 +138,7 @@ def test_a_build_killed_while_helpers_write_is_finished_by_the_same_call(after, 
 
 
 def test_an_interrupt_at_the_terminal_is_the_builds(tmp_path):
-    helpers = Helpers(1)
+    helpers = started(1)
     [process] = helpers._all
     with pytest.raises(BuildError, match="nowhere"):
         list(helpers.write(str(tmp_path / "nowhere"), [job_of(tmp_path)]))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wif_store.tasks.base import Request
 
 MOST_THREADS: Final = 4
-MOST_HELPERS: Final = 8
+MOST_HELPERS: Final = 12
 MANY_CORES: Final = 8
 """Cores from which on threads that encode hinder each other more than they help."""
 
@@ -96,8 +96,7 @@ class Crew(Protocol):
 class LocalCrew:
     """This process: journals a block while it extracts the next, and encodes a shard's chunks in threads.
 
-    Used as a context, it has helpers write the shards where there are many cores; they start at once, so that
-    they are ready when the scan ends.
+    Used as a context, it has helpers write the shards where there are many cores; they start while it scans.
     """
 
     def __init__(self, extract: Extract, cores: int | None = None) -> None:
@@ -107,7 +106,7 @@ class LocalCrew:
 
     def __enter__(self) -> LocalCrew:
         if self._cores >= MANY_CORES:
-            self._helpers = Helpers(min(MOST_HELPERS, self._cores // 2))
+            self._helpers = Helpers(min(MOST_HELPERS, 3 * self._cores // 4))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -115,20 +114,21 @@ class LocalCrew:
             self._helpers.end()
 
     def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
-        """Extract in this thread, journal in another; at most one block waits for it."""
-        with ThreadPoolExecutor(1, thread_name_prefix="journal") as pool:
-            pending: Future[None] | None = None
+        """Extract in this thread; journal in others: one block at a time, or two where cores are many."""
+        most = 2 if self._cores >= MANY_CORES else 1
+        with ThreadPoolExecutor(most, thread_name_prefix="journal") as pool:
+            pending: deque[Future[None]] = deque()
             try:
                 for job, records in self._extracted(jobs):
-                    if pending is not None:
-                        pending.result()
+                    if len(pending) == most:
+                        pending.popleft().result()
                     outcome = Outcome.of(job, records)
-                    pending = pool.submit(job.journal, records, journal)
+                    pending.append(pool.submit(job.journal, records, journal))
                     yield outcome
             finally:
                 # Whatever ends the scan, what was yielded is durable, or an error.
-                if pending is not None:
-                    pending.result()
+                for journalled in pending:
+                    journalled.result()
 
     def _extracted(self, jobs: Iterator[BlockJob]) -> Iterator[tuple[BlockJob, list[Record]]]:
         """Each job with its records; the next ones may be under way."""

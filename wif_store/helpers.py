@@ -11,10 +11,11 @@ import pickle
 import signal
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Final
 
 from wif_store.errors import BuildError
 from wif_store.journal import Journal
@@ -22,29 +23,50 @@ from wif_store.shards import Shard, write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
+    from concurrent.futures import Future
 
     from wif_store.shards import ShardJob
 
-THREADS = 2
+THREADS: Final = 2
 """Of a helper, to encode chunks."""
+READY: Final = b"ready"
+"""What a helper says once it has imported everything."""
 
 
 class Helpers:
-    """Helpers that are starting, and soon wait for work; ``end`` them."""
+    """Helpers, of which one after the other starts and then waits for work; ``end`` them.
+
+    Not all at once: what they import would keep every core from whoever is about to launch a GPU's work.
+    """
 
     def __init__(self, count: int) -> None:
+        self._count = count
+        self._all: list[subprocess.Popen[bytes]] = []
+        self._free: SimpleQueue[subprocess.Popen[bytes] | OSError] = SimpleQueue()
+        self._ending = Event()
+        self._starting = Thread(target=self._start, name="helpers", daemon=True)
+        self._starting.start()
+
+    def _start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-m", __name__]
         pipe = subprocess.PIPE
-        self._all = [
-            subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) for _ in range(count)
-        ]
-        self._free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-        for process in self._all:
+        while len(self._all) < self._count and not self._ending.is_set():
+            try:
+                process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
+            except OSError as error:
+                self._free.put(error)
+                return
+            self._all.append(process)
+            assert process.stdout is not None
+            process.stdout.read(len(READY))
+            # One that died instead is found out by whoever asks it first.
             self._free.put(process)
 
     def end(self) -> None:
         """End them: nothing that was given out is under way once ``write`` is closed."""
+        self._ending.set()
+        self._starting.join()
         for process in self._all:
             process.terminate()
         for process in self._all:
@@ -56,17 +78,21 @@ class Helpers:
         Raises:
             BuildError: If a piece is not what was journalled, or a helper died.
         """
-        begun: list[Future[Shard]] = []
-        with ThreadPoolExecutor(len(self._all), thread_name_prefix="helper") as pool:
+        begun: set[Future[Shard]] = set()
+        with ThreadPoolExecutor(self._count, thread_name_prefix="helper") as pool:
             for job in jobs:
-                if len(begun) == len(self._all):
-                    yield begun.pop(0).result()
-                begun.append(pool.submit(self._ask, out, job))
-            for written in begun:
-                yield written.result()
+                if len(begun) == self._count:
+                    written, begun = wait(begun, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in written)
+                begun.add(pool.submit(self._ask, out, job))
+            yield from (future.result() for future in as_completed(begun))
 
     def _ask(self, out: str, job: ShardJob) -> Shard:
         process = self._free.get()
+        if isinstance(process, OSError):
+            self._free.put(process)
+            msg = f"cannot start a process that writes shards: {process.strerror}; run the same command again"
+            raise BuildError(msg)
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -89,6 +115,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Whatever a library prints must not stand among the answers.
+    answers.write(READY)
+    answers.flush()
     with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):
         while True:
             out, job = pickle.load(jobs)

@@ -75,11 +75,14 @@ class StoreWriter:
         return sum(4 * math.prod(shape) for shape, _ in self._large.values())
 
     def shards(self) -> Iterator[ShardJob]:
-        """The shards of both arrays of residuals, each a job of its own; those of one layer are held."""
-        for index in range(len(self._layers)):
-            yield from self._vector_shards(index)
+        """The shards of both arrays of residuals, each a job of its own; those of one layer are held.
+
+        The large ones come first: whoever writes several at once is then not left with one of them.
+        """
         for index in range(len(self._sequence_layers)):
             yield from self._sequence_shards(index)
+        for index in range(len(self._layers)):
+            yield from self._vector_shards(index)
 
     def finish(self, place: Place, header: Mapping[str, Any], shards: Mapping[str, Entry]) -> None:
         """Write small arrays and metadata, and then the manifest, which makes it a store.
