@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-BATCH = BatchLimits(16_384)
+BATCH = BatchLimits(16_384, overhead=16_384 // 12)
 """What a GPU of 80 GB gets."""
 A_BUILD = 4
 """Workers of one build where several are run at once."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wif_store.tasks.base import Request
 
 MOST_THREADS: Final = 4
-MOST_HELPERS: Final = 12
+MOST_HELPERS: Final = 8
 MANY_CORES: Final = 8
 """Cores from which on threads that encode hinder each other more than they help."""
 
@@ -105,8 +105,9 @@ class LocalCrew:
         self._helpers: Helpers | None = None
 
     def __enter__(self) -> LocalCrew:
-        if self._cores >= MANY_CORES:
-            self._helpers = Helpers(min(MOST_HELPERS, 3 * self._cores // 4))
+        # Elsewhere a process is not safely forked.
+        if self._cores >= MANY_CORES and sys.platform == "linux":
+            self._helpers = Helpers(min(MOST_HELPERS, self._cores // 2))
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wif_store.errors import SourceError
 from wif_store.extract import batching
-from wif_store.extract.batching import BATCHES_WORTH, BatchLimits, plan_batches, plan_flights
+from wif_store.extract.batching import BatchLimits, plan_batches, plan_flights
 from wif_store.extract.engine import open_engine
 from wif_store.sources import load_source
 from wif_store.tasks import get_task
@@ -87,15 +87,15 @@ def test_flights_are_the_batches_in_turn_and_no_larger_than_needed(rows):
         assert sum(lengths[i] for i in before) < batching.FLIGHT_TOKENS
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=9))
-def test_batches_cost_least_of_all_ways_to_cut_the_length_order(lengths):
-    limits = BatchLimits(tokens=128, examples=4)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=9), st.sampled_from([0, 4, 40]))
+def test_batches_cost_least_of_all_ways_to_cut_the_length_order(lengths, overhead):
+    limits = BatchLimits(tokens=128, examples=4, overhead=overhead)
     found = list(plan_batches(lengths, limits))
     order = list(chain(*found))
     assert order == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
     def cost(batches):
-        return sum(max(lengths[i] for i in b) * len(b) + limits.tokens // BATCHES_WORTH for b in batches)
+        return sum(max(lengths[i] for i in b) * len(b) + overhead for b in batches)
 
     def fits(batch):
         return len(batch) == 1 or (len(batch) <= 4 and lengths[batch[0]] * len(batch) <= 128)

@@ -13,8 +13,6 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-BATCHES_WORTH: Final = 32
-"""About how many times what any forward pass costs, whatever its size, one of the whole budget costs."""
 FLIGHT_STATES: Final = 128
 """States from which on scoring is arithmetic: with fewer it is reading the head's weights."""
 FLIGHT_TOKENS: Final = 8192
@@ -33,6 +31,8 @@ class BatchLimits:
     """Padded tokens of one batch."""
     examples: int = 512
     """Rows of one batch."""
+    overhead: int = 32
+    """What any forward pass costs, whatever its size, as padded tokens: see ``overhead_of``."""
 
 
 def tokens_for(device: torch.device) -> int:
@@ -47,6 +47,14 @@ def tokens_for(device: torch.device) -> int:
     return int(2 ** max(9, int(math.log2(gigabytes * 205))))
 
 
+def overhead_of(device: torch.device) -> int:
+    """What a forward pass costs beside its tokens, in tokens.
+
+    A GPU makes a hundred in the time of a CPU's one, while launching a pass takes its time whatever runs it.
+    """
+    return 32 if device.type == "cpu" else tokens_for(device) // 12
+
+
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:
     """Indices into ``lengths``, longest first, cut into batches within ``limits`` that cost least in all.
 
@@ -54,7 +62,6 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[i
     of its own. Ties keep their order.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    every = max(1, limits.tokens // BATCHES_WORTH)
     # Of the first rows of the order: what they cost at least, and where their last batch begins.
     cost = np.full(len(order) + 1, np.iinfo(np.int64).max)
     cost[0] = 0
@@ -62,7 +69,7 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[i
     for start, row in enumerate(order):
         width = max(1, lengths[row])
         most = max(1, min(limits.examples, limits.tokens // width, len(order) - start))
-        found = cost[start] + every + width * np.arange(1, most + 1)
+        found = cost[start] + limits.overhead + width * np.arange(1, most + 1)
         reached = slice(start + 1, start + 1 + most)
         better = found < cost[reached]
         cost[reached][better] = found[better]
