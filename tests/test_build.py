@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +148,23 @@ def test_a_failure_between_blocks_is_resumed_without_repeating_any(source, tmp_p
     assert runs[2] == engine.extract.calls[2][0]
     assert contents(out) == contents(whole)
     assert not (tmp_path / "s.zarr.partial").exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_collector_leaves_alone_what_was_there_before(fails, source, tmp_path):
+    engine, spared = fake_engine(), []
+
+    def extract(requests):
+        spared.append(gc.get_freeze_count())
+        if fails:
+            raise KeyboardInterrupt
+        return engine.extract(requests)
+
+    before = gc.get_freeze_count()
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+        build(settings(), source, replace(engine, extract=extract), tmp_path / "s.zarr")
+    assert min(spared) > before + 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_run_log_stands_beside_the_store(source, tmp_path):

@@ -107,6 +107,8 @@ def test_scores_turned_round_are_noted(store):
         ("x.txt", "", "end in '.txt'; expected .csv, .jsonl or .parquet"),
         ("x.csv", "example,score\na,1\n", "row 2: found example, score; expected id and score"),
         ("x.jsonl", "[1, 2]\n", "row 1: found list; expected id and score"),
+        ("x.jsonl", '{"a\\nb": 1, "c": 2}\n', r"row 1: found 'a\nb', c; expected id and score"),
+        ("x.jsonl", f'{{"{"a" * 900}": 1}}\n', f"row 1: found {'a' * 200}; expected id and score"),
         ("x.jsonl", "{broken\n", "cannot be read"),
         ("x.parquet", "not parquet", "cannot be read"),
     ],

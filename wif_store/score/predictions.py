@@ -102,7 +102,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any, str]]:
     try:
         for number, row in readers[path.suffix.lower()](path):
             if not isinstance(row, dict) or row.get("id") is None or "score" not in row:
-                found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+                found = _names(row) if isinstance(row, dict) else type(row).__name__
                 msg = f"predictions {path}, row {number}: found {found or 'nothing'}; expected id and score"
                 raise ScoreError(msg)
             yield str(row["id"]), row["score"], f"row {number}"
@@ -113,6 +113,11 @@ def _read(path: Path) -> Iterator[tuple[str, Any, str]]:
         reason = " ".join(str(error).split())[:200]
         msg = f"predictions {path} cannot be read ({reason}); expected rows of id and score"
         raise ScoreError(msg) from error
+
+
+def _names(row: dict[Any, Any]) -> str:
+    """Its names on one line, whatever stands in the file."""
+    return ", ".join(n if n.isprintable() else repr(n) for n in map(str, row))[:200]
 
 
 def _csv(path: Path) -> Iterable[tuple[int, Any]]:
