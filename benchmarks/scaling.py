@@ -23,7 +23,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from wif_store.codecs import sequence_layout
-from wif_store.extract.batching import BatchLimits, plan_batches
+from wif_store.extract.batching import GPU_LAUNCHES, BatchLimits, plan_batches
 from wif_store.extract.engine import BLOCK, parse_layers
 from wif_store.extract.outline import outline
 from wif_store.selection import visit_order
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-BATCH = BatchLimits(16_384, overhead=16_384 // 12)
+BATCH = BatchLimits(16_384, overhead=16_384 // GPU_LAUNCHES)
 """What a GPU of 80 GB gets."""
 A_BUILD = 4
 """Workers of one build where several are run at once."""

@@ -44,7 +44,7 @@ def helped(monkeypatch):
 
 
 def children(process):
-    """The processes that a process has forked, once it has forked all of them."""
+    """The processes that a process has forked so far."""
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return list(map(int, path.read_text().split()))
 

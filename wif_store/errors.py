@@ -17,6 +17,13 @@
 A message is one line that says what was found, what was expected and what to do.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class WifError(Exception):
     """Base of all errors a user can mend; the command line prints it as one line."""
@@ -65,3 +72,8 @@ class PublishError(WifError):
 def one_line(error: BaseException) -> str:
     """What an error says, folded to one line that is not too long; its type where it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def names_in_line(names: Iterable[str]) -> str:
+    """Names of fields on one line that is not too long, whatever stands in the file they are from."""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:200]

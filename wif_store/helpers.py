@@ -37,8 +37,7 @@ class Helpers:
 
     def __init__(self, count: int) -> None:
         pipes = [Pipe() for _ in range(count)]
-        theirs = [str(end.fileno()) for _, end in pipes]
-        self._pipes = [end for end, _ in pipes]
+        self._pipes = [ours for ours, _ in pipes]
         self._free: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
         for pipe in self._pipes:
             self._free.put(pipe)
@@ -47,9 +46,10 @@ class Helpers:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OPENBLAS_NUM_THREADS": "1",  # numpy's: a process with threads is not one to fork.
         }
+        theirs = [end.fileno() for _, end in pipes]
         self._parent = subprocess.Popen(
-            [sys.executable, "-m", __name__, *theirs],
-            pass_fds=[end.fileno() for _, end in pipes],
+            [sys.executable, "-m", __name__, *map(str, theirs)],
+            pass_fds=theirs,
             env=environment,
             process_group=0,  # An interrupt at the terminal means the build: what it gave out is soon done.
         )

@@ -13,6 +13,10 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+CPU_OVERHEAD: Final = 32
+"""What a forward pass costs a CPU beside its tokens, in tokens."""
+GPU_LAUNCHES: Final = 12
+"""Passes whose launching takes a GPU's host about as long as one of the whole budget takes the GPU."""
 FLIGHT_STATES: Final = 128
 """States from which on scoring is arithmetic: with fewer it is reading the head's weights."""
 FLIGHT_TOKENS: Final = 8192
@@ -31,8 +35,8 @@ class BatchLimits:
     """Padded tokens of one batch."""
     examples: int = 512
     """Rows of one batch."""
-    overhead: int = 32
-    """What any forward pass costs, whatever its size, as padded tokens: see ``overhead_of``."""
+    overhead: int = CPU_OVERHEAD
+    """What any forward pass costs, whatever its size, as padded tokens."""
 
 
 def tokens_for(device: torch.device) -> int:
@@ -47,12 +51,11 @@ def tokens_for(device: torch.device) -> int:
     return int(2 ** max(9, int(math.log2(gigabytes * 205))))
 
 
-def overhead_of(device: torch.device) -> int:
-    """What a forward pass costs beside its tokens, in tokens.
-
-    A GPU makes a hundred in the time of a CPU's one, while launching a pass takes its time whatever runs it.
-    """
-    return 32 if device.type == "cpu" else tokens_for(device) // 12
+def limits_for(device: torch.device, tokens: int | None = None) -> BatchLimits:
+    """The limits that suit a device, or ``tokens`` and what suits it otherwise."""
+    suit = tokens_for(device)
+    overhead = CPU_OVERHEAD if device.type == "cpu" else suit // GPU_LAUNCHES
+    return BatchLimits(tokens or suit, overhead=overhead)
 
 
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:

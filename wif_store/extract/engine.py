@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from wif_store.errors import ModelError
-from wif_store.extract.batching import BatchLimits, overhead_of, tokens_for
+from wif_store.extract.batching import limits_for
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, locate
 from wif_store.records import Engine
@@ -67,8 +67,7 @@ def open_engine(
     """
     located = locate(model)
     loaded = load(located, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    tokens = batch_tokens or tokens_for(loaded.device)
-    limits = BatchLimits(tokens, batch_size, overhead_of(loaded.device))
+    limits = replace(limits_for(loaded.device, batch_tokens), examples=batch_size)
     count = len(loaded.blocks)
     final, sequence = parse_layers(layers, count), parse_layers(sequence_layers, count)
     if not final:

@@ -168,8 +168,9 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
     config = causal_lm.config.get_text_config(decoder=True)
     shorten(causal_lm)
     widen(causal_lm)
-    pack(causal_lm, causal_lm.get_output_embeddings())
-    head = Head(causal_lm.get_output_embeddings(), getattr(config, "final_logit_softcapping", None))
+    output = causal_lm.get_output_embeddings()
+    pack(causal_lm, output)
+    head = Head(output, getattr(config, "final_logit_softcapping", None))
     _check_head(causal_lm, head)
     blocks = find_blocks(causal_lm, config.num_hidden_layers)
     return Model(

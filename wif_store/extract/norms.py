@@ -19,16 +19,17 @@ class ShortNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., width]`` -> the same shape and type."""
-        wide = x.float()
-        if x.device.type != "cpu":
-            return functional.rms_norm(wide, self.scale.shape, self.scale, self.eps).type_as(x)
-        # In place, but not where that is the input: of float32 `float` makes no copy.
-        normed = torch.mul(wide, _inverse_rms(wide, self.eps), out=None if x.dtype == torch.float32 else wide)
-        return normed.mul_(self.scale).type_as(x)
+        return _normed(x, self.scale, self.eps)
 
 
-def _inverse_rms(wide: torch.Tensor, eps: float) -> torch.Tensor:
-    return wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+def _normed(x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+    wide = x.float()
+    if x.device.type != "cpu":
+        return functional.rms_norm(wide, scale.shape, scale, eps).type_as(x)
+    inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    # In place, but not where that is the input: of float32 `float` makes no copy.
+    normed = torch.mul(wide, inverse, out=None if x.dtype == torch.float32 else wide)
+    return normed.mul_(scale).type_as(x)
 
 
 @torch.no_grad()
@@ -45,9 +46,10 @@ def _shorten(norm: Any) -> None:
         return
     if len(signature(norm.forward).parameters) != 1:
         return  # A gate, or whatever else it takes: more than a norm.
-    short = ShortNorm()
-    short.eps, short.scale = eps, 1 + weight.float()
-    trial = torch.linspace(-2, 3, 2 * weight.numel(), device=weight.device).view(2, *weight.shape)
-    trial = trial.to(weight.dtype)
-    if torch.allclose(short(trial), norm(trial), rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6):
-        norm.__class__, norm.scale = ShortNorm, short.scale
+    scale = 1 + weight.float()
+    trial = (
+        torch.linspace(-2, 3, 2 * scale.numel(), device=scale.device).view(2, *scale.shape).type_as(weight)
+    )
+    rounding = 2 * torch.finfo(weight.dtype).eps
+    if torch.allclose(_normed(trial, scale, eps), norm(trial), rtol=rounding, atol=1e-6):
+        norm.__class__, norm.scale = ShortNorm, scale

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wif_store.errors import DamageError, ModelError, SourceError
-from wif_store.extract.batching import BatchLimits, tokens_for
+from wif_store.extract.batching import limits_for
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import EMBEDDED, load, locate
 from wif_store.extract.residuals import Capture
@@ -185,8 +185,7 @@ def _check_labels(
         raise SourceError(msg)
     candidates = {candidate.id: candidate for candidate in source.candidates}
     chat = bool(store.manifest.model["chat_template"])
-    limits = BatchLimits(tokens_for(model.device))
-    extract = Extractor(model, protocol, store.layers[:1], (), limits, chat)
+    extract = Extractor(model, protocol, store.layers[:1], (), limits_for(model.device), chat)
     for example in examples:
         candidate = candidates.get(example.id)
         if candidate is None or (candidate.source_row, candidate.gold) != (example.source_row, example.gold):

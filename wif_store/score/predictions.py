@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wif_store.errors import ScoreError
+from wif_store.errors import ScoreError, names_in_line, one_line
 from wif_store.schema import SPLITS
 from wif_store.score.probes import check_scores, is_labels
 
@@ -102,7 +102,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any, str]]:
     try:
         for number, row in readers[path.suffix.lower()](path):
             if not isinstance(row, dict) or row.get("id") is None or "score" not in row:
-                found = _names(row) if isinstance(row, dict) else type(row).__name__
+                found = names_in_line(map(str, row)) if isinstance(row, dict) else type(row).__name__
                 msg = f"predictions {path}, row {number}: found {found or 'nothing'}; expected id and score"
                 raise ScoreError(msg)
             yield str(row["id"]), row["score"], f"row {number}"
@@ -110,14 +110,8 @@ def _read(path: Path) -> Iterator[tuple[str, Any, str]]:
         msg = f"there is no predictions file {path}; give a .csv, .jsonl or .parquet with id and score"
         raise ScoreError(msg) from error
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        msg = f"predictions {path} cannot be read ({reason}); expected rows of id and score"
+        msg = f"predictions {path} cannot be read ({one_line(error)}); expected rows of id and score"
         raise ScoreError(msg) from error
-
-
-def _names(row: dict[Any, Any]) -> str:
-    """Its names on one line, whatever stands in the file."""
-    return ", ".join(n if n.isprintable() else repr(n) for n in map(str, row))[:200]
 
 
 def _csv(path: Path) -> Iterable[tuple[int, Any]]:

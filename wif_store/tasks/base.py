@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wif_store.errors import SourceError, TaskError
+from wif_store.errors import SourceError, TaskError, names_in_line
 
 Row = Mapping[str, Any]
 Site = Literal["context", "preferred", "prompt"]
@@ -129,8 +129,8 @@ class MultipleChoiceTask:
         """Check one row; ``where`` names it in the error."""
         for name, kind in self.fields.items():
             if name not in row:
-                found = ", ".join(key if key.isprintable() else ascii(key) for key in sorted(row)) or "none"
-                msg = f"{where}: field {name!r} is missing; found {found:.200}"
+                found = names_in_line(sorted(row)) or "none"
+                msg = f"{where}: field {name!r} is missing; found {found}"
                 raise SourceError(msg)
             # bool is an int in Python, but true is not an answer index.
             if not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
