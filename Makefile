@@ -10,7 +10,7 @@ PYTHON ?= $(or $(FOUND),$(error $(MISSING)))
 DEMO_LAYERS := 3,7,11,14,17
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check faults scaling hub bench lock audit clean
+.PHONY: help venv demo test check faults scaling hub bench lock bounds audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ $(VENV)-peers/.locked: requirements/peers.txt requirements/torch.txt
 
 lock:  ## resolve the locked dependencies again
 	$(PYTHON) requirements/relock.py
+
+bounds:  ## run the tests with the oldest and the newest dependencies allowed (installs torch's CUDA build)
+	$(PYTHON) requirements/bounds.py
 
 $(VENV)-audit/.locked: requirements/audit.txt
 	$(PYTHON) -m venv --clear $(VENV)-audit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests.support import tiny
 from wif_store.errors import SourceError
@@ -43,7 +42,7 @@ def test_equal_to_one_pass_per_choice(architecture, site, limits, tiny_models):
     folder = tiny_models(architecture)
     protocol = Protocol("aligned", context="{x}", continuation=" {choice}", site=site)
     engine = open_engine(str(folder), protocol, dtype="float32", device="cpu", **limits)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = tiny.plain_model(folder, torch.float32)
     tokenizer = engine.extract.model.tokenizer
     requests = [Request(str(i), tuple((c, t) for t in texts), None) for i, (c, texts) in enumerate(CASES)]
     for record, (context, texts) in zip(engine.extract(requests), CASES, strict=True):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support import tiny
 from wif_store.errors import ModelError
 from wif_store.extract.engine import parse_layers
 from wif_store.extract.model import find_blocks, load, locate
@@ -56,6 +57,18 @@ def test_bfloat16_is_the_checkpoints_rounding(tiny_models):
     assert model.dtype == torch.bfloat16
     assert model.head.softcap == 30.0
     assert len(model.blocks) == 4
+
+
+def test_attention_is_soft_capped_whatever_transformers_would_choose(tiny_models, monkeypatch):
+    from transformers import Gemma2ForCausalLM, Gemma2PreTrainedModel
+
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)  # as some releases have it
+    folder, ids = tiny_models("gemma2"), torch.arange(12)[None]
+    chosen = Gemma2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert chosen.config._attn_implementation == "sdpa"
+    found = load(locate(str(folder)), device="cpu", dtype="float32").causal_lm
+    with torch.inference_mode():
+        assert torch.equal(found(ids).logits, tiny.plain_model(folder, torch.float32)(ids).logits)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from tests.support import tiny
 from wif_store.extract.model import load, locate
 from wif_store.extract.norms import ShortNorm, shorten
 
@@ -78,5 +78,5 @@ def test_a_loaded_model_has_short_norms_and_its_own_states(architecture, tiny_mo
     assert all(isinstance(model.get_submodule(name), ShortNorm) for name in names)
     ids = torch.arange(12).view(2, 6)
     with torch.inference_mode():
-        expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(ids).logits
+        expected = tiny.plain_model(folder, torch.float32)(ids).logits
         assert torch.equal(model(ids).logits, expected)

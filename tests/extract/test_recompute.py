@@ -87,8 +87,7 @@ def scaled(values):
 
 def renamed(values):
     """Two examples' ids exchanged: each now stands with the other's numbers."""
-    values[[0, 1]] = values[[1, 0]]
-    return values
+    return np.concatenate([values[1::-1], values[2:]])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests.support import tiny
 from wif_store.errors import ResidualError
@@ -26,7 +25,7 @@ def requests(rows_file, protocol, count=24):
 
 def reference(folder, dtype, token_ids):
     """Every block's output for one unpadded prompt, by hooks on a model with products in the same type."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model = tiny.plain_model(folder, dtype)
     products.widen(model)
     blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
     seen = []
@@ -104,7 +103,7 @@ def test_last_layer_is_before_the_final_norm(tiny_models, rows_file):
     protocol = TASK.protocol("mcq")
     engine = open_engine(str(folder), protocol, dtype="float32", device="cpu", batch_tokens=1)
     record = engine.extract(requests(rows_file, protocol, 1))[0]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = tiny.plain_model(folder, torch.float32)
     with torch.inference_mode():
         ids = torch.from_numpy(record.token_ids.astype(np.int64))[None]
         after_norm = model(ids, output_hidden_states=True).hidden_states[-1][0, -1]

@@ -112,3 +112,12 @@ def save_model(architecture: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer(folder)
     return folder
+
+
+def plain_model(folder: Path, dtype: Any) -> Any:
+    """A model as transformers runs it, with attention that knows Gemma 2's soft-capping in every release."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None)
+    attention = "eager" if capped else None
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()

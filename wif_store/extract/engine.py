@@ -6,6 +6,8 @@ import importlib.metadata
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from wif_store.errors import ModelError
 from wif_store.extract.batching import limits_for
 from wif_store.extract.extractor import Extractor
@@ -22,7 +24,7 @@ BLOCK = 512
 LEAST_BLOCK = 32
 """Of a small build: fewer would leave most batches unfilled."""
 
-RECORDED = ("torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs")
+RECORDED = ("transformers", "tokenizers", "numpy", "zarr", "numcodecs")
 
 
 def block_for(per_class: int | None) -> int:
@@ -91,7 +93,10 @@ def open_engine(
         extract=Extractor(loaded, protocol, final, sequence, limits, chat),
         model=record,
         batching={**asdict(limits), "block": block},
-        versions={name: importlib.metadata.version(name) for name in RECORDED} | {"zstd": zstd_version},
+        # torch says of what build it is; its package does not always.
+        versions={"torch": str(torch.__version__)}
+        | {name: importlib.metadata.version(name) for name in RECORDED}
+        | {"zstd": zstd_version},
         layers=final,
         sequence_layers=sequence,
         d_model=loaded.d_model,

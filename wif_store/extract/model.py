@@ -166,6 +166,9 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
         msg = f"cannot use device {device!r}: {_first_line(error)}"
         raise ModelError(msg) from None
     config = causal_lm.config.get_text_config(decoder=True)
+    if getattr(config, "attn_logit_softcapping", None):
+        # torch's own attention knows no soft-capping, and some releases of transformers take it all the same.
+        causal_lm.set_attn_implementation("eager")
     shorten(causal_lm)
     widen(causal_lm)
     output = causal_lm.get_output_embeddings()

@@ -19,6 +19,9 @@ PIECE_BYTES: Final = 2**22
 PACKED_FOR: Final = 1024
 """Of how many rows a product with packed weights is expected to be."""
 
+TRIED_WITH: Final = 128
+"""Of how many rows a product with packed weights is held against a plain one: of few, releases agree."""
+
 KINDS: Final = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 """What oneDNN calls the types that not every CPU multiplies."""
 
@@ -91,18 +94,21 @@ def _packed_product(states: torch.Tensor, packed: torch.Tensor, bias: torch.Tens
     return torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
-def _pack(linear: nn.Linear) -> None:
-    """Make a layer ``Packed``, if torch can: the two functions are its own, and may go or change."""
-    trial = torch.eye(2, linear.in_features, dtype=linear.weight.dtype)
+def _pack(linear: nn.Linear) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(linear.weight, PACKED_FOR)  # type: ignore[no-any-return]
+
+
+def _same(linear: nn.Linear) -> bool:
+    """Whether torch packs a layer's weights, and their product is then the plain one bit for bit.
+
+    The two functions are torch's own, and may go or change; those of torch 2.10 round otherwise.
+    """
+    states = torch.arange(TRIED_WITH * linear.in_features).sin().view(TRIED_WITH, -1).to(linear.weight.dtype)
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight, PACKED_FOR)
-        found = _packed_product(trial, packed, linear.bias)
+        found = _packed_product(states, _pack(linear), linear.bias)
     except (AttributeError, RuntimeError, TypeError):
-        return
-    if torch.allclose(found, linear(trial), rtol=1e-2):
-        del linear.weight
-        linear.__class__, linear.packed = Packed, packed
+        return False
+    return torch.equal(found, linear(states))
 
 
 def widen(model: Any) -> None:
@@ -112,11 +118,20 @@ def widen(model: Any) -> None:
             linear.__class__ = Widened
 
 
+@torch.no_grad()
 def pack(model: Any, head: nn.Module) -> None:
     """Pack a model's weights where that saves a CPU work; not those of its head, which others read too."""
+    same: dict[torch.Size, bool] = {}
     for linear in _linear_on_cpu(model):
-        if linear is not head and linear.weight.dtype in KINDS and not widened(linear.weight.dtype):
-            _pack(linear)
+        if linear is head or linear.weight.dtype not in KINDS or widened(linear.weight.dtype):
+            continue
+        shape = linear.weight.shape
+        if shape not in same:
+            same[shape] = _same(linear)
+        if same[shape]:
+            packed = _pack(linear)
+            del linear.weight
+            linear.__class__, linear.packed = Packed, packed
 
 
 def _linear_on_cpu(model: Any) -> Iterator[nn.Linear]:

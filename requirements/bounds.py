@@ -1,0 +1,48 @@
+"""Run the tests with the oldest, then with the newest dependencies that pyproject.toml allows.
+
+Run by ``make bounds``; arguments go to pytest. Either environment is thrown away.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from relock import UV
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("--extra=embedded", "--extra=ray", "--extra=attention")
+COMMANDS_PAGE = "tests/test_docs.py::test_the_commands_are_those_of_the_program"
+# Old releases warn of what newer ones no longer do, and older typers word the commands' page otherwise.
+ENDS = {"lowest-direct": ("-Wignore", f"--deselect={COMMANDS_PAGE}"), "highest": ()}
+
+
+def main(arguments: list[str]) -> int:
+    """Test both ends; what the worse of them ended with."""
+    return max(tested(resolution, arguments) for resolution in ENDS)
+
+
+def tested(resolution: str, arguments: list[str]) -> int:
+    """Install the package's own dependencies at one end, those of the tests at their newest, and test."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python, pins = Path(folder, "bin", "python"), Path(folder, "pins.txt")
+
+        def uv(*given: str | Path) -> None:
+            subprocess.run([python, "-m", "uv", "--quiet", "pip", *given], check=True, cwd=ROOT)
+
+        subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
+        uv("compile", "pyproject.toml", *EXTRAS, f"--resolution={resolution}", f"--output-file={pins}")
+        uv("install", "-r", pins, "-r", "requirements/dev.in")
+        uv("install", "--no-deps", "-r", "requirements/data.txt", "-e", ".")
+        print(
+            f"{resolution}:", *(pin for pin in pins.read_text().splitlines() if pin[:1].isalpha()), flush=True
+        )
+        return subprocess.run([python, "-m", "pytest", *ENDS[resolution], *arguments], cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
