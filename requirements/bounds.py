@@ -1,6 +1,7 @@
 """Run the tests with the oldest, then with the newest dependencies that pyproject.toml allows.
 
-Run by ``make bounds``; arguments go to pytest. Either environment is thrown away.
+Run by ``make bounds``. The argument ``oldest`` or ``newest`` leaves the other end out. Either environment is
+thrown away.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from relock import UV
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("--extra=embedded", "--extra=ray", "--extra=attention")
 COMMANDS_PAGE = "tests/test_docs.py::test_the_commands_are_those_of_the_program"
-# Old releases warn of what newer ones no longer do, and older typers word the commands' page otherwise.
-ENDS = {"lowest-direct": ("-Wignore", f"--deselect={COMMANDS_PAGE}"), "highest": ()}
+ENDS = {
+    # Old releases warn of what newer ones no longer do, and older typers word the commands' page otherwise.
+    "oldest": ("lowest-direct", ["-Wignore", f"--deselect={COMMANDS_PAGE}"]),
+    "newest": ("highest", []),
+}
 
 
-def main(arguments: list[str]) -> int:
-    """Test both ends; what the worse of them ended with."""
-    return max(tested(resolution, arguments) for resolution in ENDS)
+def main(ends: list[str]) -> int:
+    """Test both ends, or those that are named; what the worse of them ended with."""
+    return max(tested(*ENDS[end]) for end in ends or ENDS)
 
 
-def tested(resolution: str, arguments: list[str]) -> int:
+def tested(resolution: str, options: list[str]) -> int:
     """Install the package's own dependencies at one end, those of the tests at their newest, and test."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
@@ -41,7 +45,7 @@ def tested(resolution: str, arguments: list[str]) -> int:
         print(
             f"{resolution}:", *(pin for pin in pins.read_text().splitlines() if pin[:1].isalpha()), flush=True
         )
-        return subprocess.run([python, "-m", "pytest", *ENDS[resolution], *arguments], cwd=ROOT).returncode
+        return subprocess.run([python, "-m", "pytest", *options], cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

@@ -74,6 +74,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error says, not too long: libraries put advice of their own below it."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
+        :300
+    ]
+
+
 def names_in_line(names: Iterable[str]) -> str:
     """Names of fields on one line that is not too long, whatever stands in the file they are from."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:200]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from wif_store.errors import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,7 +53,7 @@ def dataset_of(url: str) -> str:
     return "dataset " + "/".join(url.removeprefix("hf://datasets/").split("/")[:2])
 
 
-def one_line(error: BaseException, what: str) -> str:
+def explained(error: BaseException, what: str) -> str:
     """A message for a failed request for ``what`` (as in "model google/gemma-2-2b"); no token in it."""
     from huggingface_hub import errors
 
@@ -80,5 +82,4 @@ def one_line(error: BaseException, what: str) -> str:
         name = type(link).__name__
         if "Connect" in name or "Timeout" in name or isinstance(link, ConnectionError | TimeoutError):
             return f"{what} cannot be fetched: no connection to the Hub; use a local source or model instead"
-    first = " ".join(str(chain[0]).split()) or type(chain[0]).__name__
-    return f"{what} cannot be loaded: {first[:300]}"
+    return f"{what} cannot be loaded: {one_line(chain[0])}"

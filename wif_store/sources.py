@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wif_store.errors import SourceError
+from wif_store.errors import SourceError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +132,7 @@ def _read_local(path: Path, split: str | None) -> tuple[Any, dict[str, Any], str
         try:
             return pq.read_table(path).to_pylist(), record, "row"
         except pa.ArrowInvalid as error:
-            msg = f"{path} is not Parquet: {_one_line(error)}"
+            msg = f"{path} is not Parquet: {one_line(error)}"
             raise SourceError(msg) from None
     import datasets
 
@@ -141,7 +141,7 @@ def _read_local(path: Path, split: str | None) -> tuple[Any, dict[str, Any], str
     except (FileNotFoundError, ValueError) as error:
         msg = (
             f"{path} is not a source; expected .jsonl, .json, .parquet or a save_to_disk folder "
-            f"({_one_line(error)})"
+            f"({one_line(error)})"
         )
         raise SourceError(msg) from None
     if isinstance(loaded, datasets.DatasetDict):
@@ -159,7 +159,7 @@ def _parse_lines(path: Path) -> list[Row]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                msg = f"{path.name}, line {number}: not JSON ({_one_line(error)})"
+                msg = f"{path.name}, line {number}: not JSON ({one_line(error)})"
                 raise SourceError(msg) from None
             if not isinstance(row, dict):
                 msg = f"{path.name}, line {number}: found {type(row).__name__}; expected an object"
@@ -172,7 +172,7 @@ def _parse_json(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        msg = f"{path.name} is not JSON: {_one_line(error)}"
+        msg = f"{path.name} is not JSON: {one_line(error)}"
         raise SourceError(msg) from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         msg = f"{path.name} is not a list of objects; expected one object per example"
@@ -192,7 +192,7 @@ def _read_hub(task: MultipleChoiceTask, spec: str | None) -> tuple[Any, dict[str
     import datasets
     from huggingface_hub import HfApi
 
-    from wif_store.hub_errors import one_line
+    from wif_store.hub_errors import explained
 
     default = task.source
     repo, revision, config, split = parse_hub_spec(spec) if spec else (default.repo, None, None, None)
@@ -207,7 +207,7 @@ def _read_hub(task: MultipleChoiceTask, spec: str | None) -> tuple[Any, dict[str
         rows = datasets.load_dataset(repo, config, split=split or default.split, revision=resolved)
     except Exception as error:
         # The client's exceptions are many and its messages long; each becomes one line.
-        raise SourceError(one_line(error, f"dataset {repo}")) from error
+        raise SourceError(explained(error, f"dataset {repo}")) from error
     record = {
         "kind": "hub",
         "id": repo,
@@ -216,7 +216,3 @@ def _read_hub(task: MultipleChoiceTask, spec: str | None) -> tuple[Any, dict[str
         "split": split or default.split,
     }
     return rows, record, "row"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -13,8 +13,7 @@ from wif_store.bounded import bounded
 from wif_store.direct import DirectArray
 from wif_store.errors import DamageError, StoreError, WifError, one_line
 from wif_store.files import read_file, read_manifest
-from wif_store.hub_errors import dataset_of, is_hubs
-from wif_store.hub_errors import one_line as hub_line
+from wif_store.hub_errors import dataset_of, explained, is_hubs
 from wif_store.manifest import parse_manifest as parse_manifest
 from wif_store.places import place_of
 from wif_store.schema import (
@@ -302,6 +301,6 @@ class ActivationStore:
             raise
         except Exception as error:
             if self.name.startswith("hf://") and is_hubs(error):
-                raise StoreError(hub_line(error, dataset_of(self.name))) from error
+                raise StoreError(explained(error, dataset_of(self.name))) from error
             msg = f"{self.name}: {name} cannot be read ({one_line(error)}): `wif-store verify` names the file"
             raise DamageError(msg) from error

@@ -17,12 +17,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from wif_store.errors import ModelError
+from wif_store.errors import ModelError, first_line
 from wif_store.extract.decoder import Decoder, as_decoder
 from wif_store.extract.head import Head
 from wif_store.extract.norms import shorten
 from wif_store.extract.products import pack, widen, widened
-from wif_store.hub_errors import one_line
+from wif_store.hub_errors import explained
 
 EMBEDDED = "gemma3-270m"
 EMBEDDED_NAME = "google/gemma-3-270m (Q4_K_M, dequantised)"
@@ -114,7 +114,7 @@ def _locate_on_hub(spec: str, *, weights: bool) -> Located:
         folder = snapshot_download(repo, revision=info.sha, allow_patterns=kept)
     except Exception as error:
         # The client's exceptions are many and its messages long; each becomes one line.
-        raise ModelError(one_line(error, f"model {repo}")) from error
+        raise ModelError(explained(error, f"model {repo}")) from error
     return Located(repo, folder, str(info.sha), "hub")
 
 
@@ -163,7 +163,7 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
     try:
         causal_lm = causal_lm.to(resolve_device(device)).eval()
     except (RuntimeError, AssertionError) as error:
-        msg = f"cannot use device {device!r}: {_first_line(error)}"
+        msg = f"cannot use device {device!r}: {first_line(error)}"
         raise ModelError(msg) from None
     config = causal_lm.config.get_text_config(decoder=True)
     if getattr(config, "attn_logit_softcapping", None):
@@ -264,7 +264,7 @@ def load_tokenizer(located: Located, *, trust_remote_code: bool) -> PreTrainedTo
     except Exception as error:
         # transformers raises many kinds here, by tokenizer family.
         msg = (
-            f"model {located.name} has no usable tokenizer ({_first_line(error)}); "
+            f"model {located.name} has no usable tokenizer ({first_line(error)}); "
             "expected tokenizer files beside the weights"
         )
         raise ModelError(msg) from error
@@ -287,17 +287,11 @@ def _load_weights(located: Located, dtype: torch.dtype, *, trust_remote_code: bo
     except Exception as error:
         # transformers raises many kinds here, by architecture and file format.
         hint = "; pass --trust-remote-code to run its own code" if "trust_remote_code" in str(error) else ""
-        msg = f"model {located.name} cannot be loaded: {_first_line(error)}{hint}"
+        msg = f"model {located.name} cannot be loaded: {first_line(error)}{hint}"
         raise ModelError(msg) from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
-        :300
-    ]
 
 
 def _sha256(path: Path) -> str:

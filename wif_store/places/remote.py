@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zarr
 
 from wif_store.errors import StoreError, one_line
-from wif_store.hub_errors import dataset_of, patiently
-from wif_store.hub_errors import one_line as hub_line
+from wif_store.hub_errors import dataset_of, explained, patiently
 from wif_store.places.base import refuse_link
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ class RemotePlace:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise StoreError(hub_line(error, dataset_of(self.url))) from error
+            raise StoreError(explained(error, dataset_of(self.url))) from error
 
     @contextmanager
     def _errors(self, name: str = "") -> Iterator[None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.audit import FLAWS
-from wif_store.errors import PublishError
+from wif_store.errors import PublishError, one_line
 from wif_store.schema import SPLITS, residual_columns
 from wif_store.tasks import get_task
 
@@ -147,7 +147,7 @@ def check_card(card: str, files: Iterable[str]) -> None:
     try:
         metadata = yaml.safe_load(head[1]) if head else None
     except yaml.YAMLError as error:
-        msg = f"the card's YAML cannot be read ({' '.join(str(error).split())[:200]})"
+        msg = f"the card's YAML cannot be read ({one_line(error)})"
         raise PublishError(msg) from None
     configs = metadata.get("configs") if isinstance(metadata, dict) else None
     if not configs:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from wif_store.errors import PublishError
+from wif_store.errors import PublishError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,7 +254,7 @@ def _reason(error: BaseException, remote: RemoteDataset) -> str:
         return f"the Hub answered {status}{_said(error)}: run the same command later; it goes on"
     if _is_transport(error):
         return f"no connection to the Hub at {remote.api.endpoint}: run the same command when there is one"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _said(error: BaseException) -> str:

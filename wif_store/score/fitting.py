@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from wif_store.errors import ScoreError, WifError
+from wif_store.errors import ScoreError, WifError, first_line
 from wif_store.schema import SPLITS, Int8, Int64
 from wif_store.score.features import Features, Store, labels, layers_for, load
 from wif_store.score.probes import Fitted, Probe, fit, scores_of
@@ -98,7 +98,7 @@ def fit_one(probe: Probe, data: LayerData, seed: int = 0) -> Fitted:
     except WifError:
         raise
     except Exception as error:
-        msg = f"{data.where} raised {type(error).__name__} in fit: {_first_line(error)}"
+        msg = f"{data.where} raised {type(error).__name__} in fit: {first_line(error)}"
         raise ScoreError(msg) from error
 
 
@@ -115,7 +115,7 @@ def split_scores(
     except WifError:
         raise
     except Exception as error:
-        msg = f"{data.where} raised {type(error).__name__} in scoring: {_first_line(error)}"
+        msg = f"{data.where} raised {type(error).__name__} in scoring: {first_line(error)}"
         raise ScoreError(msg) from error
 
 
@@ -177,7 +177,3 @@ def _map(probe: Probe, work: Callable[[Item], Found], items: Iterable[Item]) -> 
 
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(work, items))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no message"])[0]
