@@ -126,7 +126,7 @@ class Blocks:
             vectors_crc=np.array(vectors_crc, np.uint32),
             sequence_crc=np.array(sequence_crc, np.uint32).reshape(-1, max(1, len(kept))),
         )
-        self._place.write(f"{number:06d}.npz", [labels.getbuffer()])
+        self._place.write(f"{number:06d}.npz", [labels.getvalue()])
 
     def block(self, number: int) -> Block:
         """Read one block back, without its residuals.
