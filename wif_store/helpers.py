@@ -9,6 +9,7 @@ ends when nobody holds the other end of it, however that came about.
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
@@ -80,7 +81,8 @@ class Helpers:
     def _ask(self, out: str, job: ShardJob) -> Shard:
         pipe = self._free.get()
         try:
-            pipe.send((out, job))
+            # As ``send`` does, which where it fails leaves a buffer that Python 3.13 cannot free quietly.
+            pipe.send_bytes(pickle.dumps((out, job)))
             answer: Shard | Exception = pipe.recv()
         except (EOFError, OSError):
             msg = f"a process that wrote {job.name} ended before its time: run the same command again"
