@@ -9,10 +9,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
-from relock import UV
+from relock import python_with_uv
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("--extra=embedded", "--extra=ray", "--extra=attention")
@@ -32,13 +31,11 @@ def main(ends: list[str]) -> int:
 def tested(resolution: str, options: list[str]) -> int:
     """Install the package's own dependencies at one end, those of the tests at their newest, and test."""
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        python, pins = Path(folder, "bin", "python"), Path(folder, "pins.txt")
+        python, pins = python_with_uv(folder), Path(folder, "pins.txt")
 
         def uv(*given: str | Path) -> None:
             subprocess.run([python, "-m", "uv", "--quiet", "pip", *given], check=True, cwd=ROOT)
 
-        subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
         uv("compile", "pyproject.toml", *EXTRAS, f"--resolution={resolution}", f"--output-file={pins}")
         uv("install", "-r", pins, "-r", "requirements/dev.in")
         uv("install", "--no-deps", "-r", "requirements/data.txt", "-e", ".")

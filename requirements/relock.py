@@ -45,13 +45,19 @@ COMMON = [
 def main(arguments: list[str]) -> None:
     """Write every lock file, with a uv of its own that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        python = Path(folder, "bin", "python")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
+        python = python_with_uv(folder)
         for name, special in LOCKS.items():
             command = [python, "-m", "uv", "pip", "compile", *special, *COMMON, *arguments]
             subprocess.run([*command, f"--output-file=requirements/{name}"], check=True, cwd=HERE.parent)
             print(f"requirements/{name}")
+
+
+def python_with_uv(folder: str) -> Path:
+    """The Python of a new environment in a folder, with uv in it and nothing else."""
+    venv.create(folder, with_pip=True)
+    python = Path(folder, "bin", "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
+    return python
 
 
 if __name__ == "__main__":

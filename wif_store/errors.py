@@ -76,9 +76,8 @@ def one_line(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line that an error says, not too long: libraries put advice of their own below it."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
-        :300
-    ]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip()[:300]
 
 
 def names_in_line(names: Iterable[str]) -> str:

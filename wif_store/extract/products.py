@@ -121,14 +121,14 @@ def widen(model: Any) -> None:
 @torch.no_grad()
 def pack(model: Any, head: nn.Module) -> None:
     """Pack a model's weights where that saves a CPU work; not those of its head, which others read too."""
-    same: dict[torch.Size, bool] = {}
+    same: dict[tuple[torch.Size, bool], bool] = {}
     for linear in _linear_on_cpu(model):
         if linear is head or linear.weight.dtype not in KINDS or widened(linear.weight.dtype):
             continue
-        shape = linear.weight.shape
-        if shape not in same:
-            same[shape] = _same(linear)
-        if same[shape]:
+        kind = linear.weight.shape, linear.bias is None
+        if kind not in same:
+            same[kind] = _same(linear)
+        if same[kind]:
             packed = _pack(linear)
             del linear.weight
             linear.__class__, linear.packed = Packed, packed
