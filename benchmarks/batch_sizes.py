@@ -15,8 +15,8 @@ import sys
 import numpy as np
 
 from wif_store.extract.engine import open_engine
-from wif_store.selection import visit_order
-from wif_store.sources import load_source
+from wif_store.builder.selection import visit_order
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 
 SIZES = (1, 7, 32)

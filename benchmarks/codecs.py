@@ -14,9 +14,9 @@ import torch
 import zarr
 from safetensors import torch as safetensors
 
-from wif_store.codecs import Layout, final_token_layout, sequence_layout
+from wif_store.format.layout import Layout, final_token_layout, sequence_layout
 from wif_store.records import narrow, widen
-from wif_store.shards import chunks_of
+from wif_store.builder.shards import chunks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

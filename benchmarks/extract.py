@@ -38,16 +38,16 @@ from benchmarks.peers import PYTHON, NotRun, Peer
 from benchmarks.tables import Table, write_json
 from wif_store.extract.engine import open_engine
 from wif_store.extract.model import locate
-from wif_store.sources import load_source
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 from wif_store.tasks.base import HubSource, MultipleChoiceTask, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wif_store.build import Report
+    from wif_store.builder.pipeline import Report
     from wif_store.records import Engine, Record
-    from wif_store.sources import Source
+    from wif_store.tasks.rows import Source
     from wif_store.tasks.base import Request
 
 READ = Protocol("read", context="{text}", continuation=" {choice}")

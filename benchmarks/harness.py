@@ -25,7 +25,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from wif_store.extract.engine import open_engine
-from wif_store.sources import load_source
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import TASKS
 
 TIE = 1e-4

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from wif_store.score.stats import interval, placements
+from wif_store.scorer.stats import interval, placements
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, Gemma2Config
 from benchmarks import workload
 from benchmarks.tables import Table, write_json
 from wif_store.extract.model import locate
-from wif_store.sources import load_source
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:

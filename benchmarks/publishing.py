@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from tests.support.hub import Hub
 from tests.support.stores import make_store
 from wif_store import open_store
-from wif_store.publish import export
-from wif_store.schema import RESIDUAL_COLUMN
+from wif_store.hub import export
+from wif_store.format.schema import RESIDUAL_COLUMN
 
 ROOT = Path(__file__).parents[1]
 REPO = "whyitfailed/gemma2-acts"
@@ -94,7 +94,7 @@ def bytes_fetched() -> None:
         make_store(path, per_class=2000, layers=26, sequence_layers=1, d_model=2304, tokens=1)
         files = open_store(path).manifest.files
         layer = sum(e["size"] for name, e in files.items() if name.startswith(f"final_token/c/{LAYER}/"))
-        push = [sys.executable, "-m", "wif_store.cli", "push", str(path)]
+        push = [sys.executable, "-m", "wif_store.cli.app", "push", str(path)]
         env = hub.environ(PYTHONPATH=str(ROOT))
         subprocess.run(push, env=env, check=True)
         print(f"a layer is {layer / 1e6:.1f} MB\n\n| how | bytes fetched to the layer's bytes |\n|---|---|")

@@ -32,11 +32,11 @@ from benchmarks.faults.report import HEAD, Row
 from benchmarks.tables import Table, write_json
 from benchmarks.workload import add_options, write_rows
 from tests.support.s3 import objects, s3_server, worker_processes
-from wif_store.build import Report, Settings, build
-from wif_store.crew_ray import RayCrew, ray_workers
+from wif_store.builder.pipeline import Report, Settings, build
+from wif_store.builder.workers_ray import RayWorkers, ray_workers
 from wif_store.errors import WifError
 from wif_store.extract.engine import Opener
-from wif_store.sources import load_source
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Work:
 
     def on(self, workers: Sequence[object], out: str) -> Report:
         """Build with these workers."""
-        crew = RayCrew(workers, PROTOCOL)
+        crew = RayWorkers(workers, PROTOCOL)
         return build(SETTINGS, load_source(TASK, self.rows), crew.engine, out, crew=crew)
 
     def drive(self, out: str) -> subprocess.Popen[str]:
@@ -97,7 +97,7 @@ def times(work: Work, folder: Path, whole: dict[str, str], turns: int) -> list[T
         started = time.perf_counter()
         with ray_workers(work.opener(), workers=count) as workers:
             up = time.perf_counter()
-            RayCrew(workers, PROTOCOL)
+            RayWorkers(workers, PROTOCOL)
             starting[count] = (up - started, time.perf_counter() - up)
             return timed(name, partial(work.on, workers))
 
@@ -122,7 +122,7 @@ def killed_workers(work: Work, folder: Path, whole: dict[str, str], count: int, 
     """One kill a build, somewhere in it; a build that ended before it is not counted."""
     row = Row("SIGKILL to a Ray worker")
     with ray_workers(work.opener(), workers=2) as workers:
-        RayCrew(workers, PROTOCOL)  # loads the models
+        RayWorkers(workers, PROTOCOL)  # loads the models
         lasts = 0.0
         for number in range(-1, TRIES * count):
             if row.injected == count:

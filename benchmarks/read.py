@@ -22,14 +22,14 @@ import numpy as np
 from benchmarks import workload
 from benchmarks.clock import child, interleave, median, ratio
 from benchmarks.tables import Table, write_json
-from wif_store.store import ActivationStore, open_store
+from wif_store.store.reader import ActivationStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PYTHON = [sys.executable, "-c"]
 COMMANDS = {
-    "wif-store --help": ([sys.executable, "-m", "wif_store.cli", "--help"], "< 0.4 s"),
+    "wif-store --help": ([sys.executable, "-m", "wif_store.cli.app", "--help"], "< 0.4 s"),
     "import wif_store": ([*PYTHON, "import wif_store"], "< 0.1 s"),
     "from wif_store import open_store": ([*PYTHON, "from wif_store import open_store"], ""),
 }
@@ -69,7 +69,7 @@ def memory(options: argparse.Namespace, folder: Path) -> tuple[Table, Path]:
             "out": out,
         }
         words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-        seconds, peak = child([sys.executable, "-m", "wif_store.cli", "build", *words])
+        seconds, peak = child([sys.executable, "-m", "wif_store.cli.app", "build", *words])
         first = first or peak
         table.add(count, peak / 1e6, peak / first, seconds, "<= 1.1")
     return table, out

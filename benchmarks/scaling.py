@@ -22,13 +22,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from wif_store.codecs import sequence_layout
+from wif_store.format.layout import sequence_layout
 from wif_store.extract.batching import GPU_LAUNCHES, BatchLimits, plan_batches
 from wif_store.extract.engine import BLOCK, parse_layers
 from wif_store.extract.outline import outline
-from wif_store.selection import visit_order
-from wif_store.sources import load_source
-from wif_store.sweep import STORED
+from wif_store.builder.selection import visit_order
+from wif_store.tasks.rows import load_source
+from wif_store.builder.sweep import STORED
 from wif_store.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from wif_store.score.command import find_stores, parse_layers
-from wif_store.score.logistic import C_GRID, LogisticPath
-from wif_store.score.stats import auroc
+from wif_store.cli.score import find_stores, parse_layers
+from wif_store.scorer.logistic import C_GRID, LogisticPath
+from wif_store.scorer.stats import auroc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class Task:
 
 def stored(paths: list[str], wanted: list[int] | None) -> Iterator[Task]:
     """Read tasks from stores."""
-    from wif_store.store import open_store
+    from wif_store.store.reader import open_store
 
     for path in (found for given in paths for found in find_stores(given)):
         store = open_store(path)

@@ -24,8 +24,8 @@ import torch
 from benchmarks import codecs, workload
 from benchmarks.clock import interleave, median, one_core
 from benchmarks.tables import Table, write_json
-from wif_store.schema import FINAL_TOKEN, SEQUENCE
-from wif_store.store import ActivationStore, open_store
+from wif_store.format.schema import FINAL_TOKEN, SEQUENCE
+from wif_store.store.reader import ActivationStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wif_store.build import Report, Settings, build
-from wif_store.selection import visit_order
-from wif_store.sources import BUILTIN, load_source
+from wif_store.builder.pipeline import Report, Settings, build
+from wif_store.builder.selection import visit_order
+from wif_store.tasks.rows import BUILTIN, load_source
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from wif_store.records import Engine, Record
-    from wif_store.sources import Source
+    from wif_store.tasks.rows import Source
     from wif_store.tasks.base import MultipleChoiceTask, Protocol, Request
 
 

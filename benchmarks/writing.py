@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wif_store.chunks import ChunkEncoder
-from wif_store.journal import Journal
+from wif_store.format.chunks import ChunkEncoder
+from wif_store.builder.journal import Journal
 from wif_store.records import Record
-from wif_store.shards import write_shards
-from wif_store.writer import Kept, StoreWriter
+from wif_store.builder.shards import write_shards
+from wif_store.builder.writer import Kept, StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

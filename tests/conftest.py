@@ -40,9 +40,9 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of made-up residuals; tests must not change it."""
     from tests.support.fake_engine import fake_engine
-    from tests.test_build import TASK, settings
-    from wif_store.build import build
-    from wif_store.sources import load_source
+    from tests.builder.test_pipeline import TASK, settings
+    from wif_store.builder.pipeline import build
+    from wif_store.tasks.rows import load_source
 
     folder = tmp_path_factory.mktemp("whole")
     source = load_source(TASK, str(tiny.write_rows(folder / "rows.jsonl", tiny.rows(60))))

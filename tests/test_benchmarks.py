@@ -17,9 +17,9 @@ from benchmarks.peers import NotRun, Peer
 from benchmarks.tables import Table
 from tests.support import tiny
 from tests.support.stores import ROWS
-from wif_store.codecs import final_token_layout, sequence_layout
-from wif_store.shards import shard_of
-from wif_store.sources import load_source
+from wif_store.format.layout import final_token_layout, sequence_layout
+from wif_store.builder.shards import shard_of
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 
 PEERS = Path("no", "such", "python")

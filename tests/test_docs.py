@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from tests.support.fake_engine import fake_engine
-from wif_store.build import Settings, build
-from wif_store.schema import ARRAYS
-from wif_store.sources import load_source
-from wif_store.store import open_store
+from wif_store.builder.pipeline import Settings, build
+from wif_store.format.schema import ARRAYS
+from wif_store.tasks.rows import load_source
+from wif_store.store.reader import open_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,8 +22,8 @@ def test_the_format_lists_every_array():
 
 
 def test_the_commands_are_those_of_the_program():
-    """`python -m typer wif_store.cli utils docs --name wif-store --output docs/commands.md` writes it."""
-    call = [sys.executable, "-m", "typer", "wif_store.cli", "utils", "docs", "--name", "wif-store"]
+    """`python -m typer wif_store.cli.app utils docs --name wif-store --output docs/commands.md` writes it."""
+    call = [sys.executable, "-m", "typer", "wif_store.cli.app", "utils", "docs", "--name", "wif-store"]
     found = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert (ROOT / "docs" / "commands.md").read_text().strip() == found.strip()
 

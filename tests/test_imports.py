@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib", "ray")
 REPORT = f"\nimport sys\nprint('loaded:', *(name for name in {HEAVY} if name in sys.modules))"
 HELP = """
 import sys
-from wif_store.cli import main
+from wif_store.cli.app import main
 sys.argv = ["wif-store", "--help"]
 try:
     main()
@@ -40,20 +40,20 @@ def heavy_modules_after(code: str, path: Path = ROOT) -> list[str]:
 ROOMS = (
     "wif_store",
     "wif_store.errors",
-    "wif_store.schema",
-    "wif_store.codecs",
+    "wif_store.format.schema",
+    "wif_store.format.layout",
     "wif_store.tasks",
-    "wif_store.store",
-    "wif_store.writer",
-    "wif_store.score.probes",
-    "wif_store.score.run",
-    "wif_store.publish.push",
-    "wif_store.publish.card",
-    "wif_store.publish.export",
-    "wif_store.build",
-    "wif_store.crew_ray",
-    "wif_store.sweep",
-    "wif_store.cli",
+    "wif_store.store.reader",
+    "wif_store.builder.writer",
+    "wif_store.scorer.probes",
+    "wif_store.scorer.run",
+    "wif_store.hub.push",
+    "wif_store.hub.card",
+    "wif_store.hub.parquet",
+    "wif_store.builder.pipeline",
+    "wif_store.builder.workers_ray",
+    "wif_store.builder.sweep",
+    "wif_store.cli.app",
 )
 
 

@@ -2,7 +2,7 @@
 
 TYPE_CHECKING = False  # what type checkers take for true; to import it from typing takes longer than all else
 if TYPE_CHECKING:
-    from wif_store.store import ActivationStore, open_store
+    from wif_store.store.reader import ActivationStore, open_store
 
 __version__ = "0.1.0"
 __all__ = ["ActivationStore", "__version__", "open_store"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from wif_store.schema import Float32, Int32
+    from wif_store.format.schema import Float32, Int32
     from wif_store.tasks.base import Request
 
 Raw = npt.NDArray[Any]

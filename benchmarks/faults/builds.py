@@ -19,11 +19,11 @@ import numpy as np
 from tests.support import tiny
 from tests.support.fake_engine import fake_engine
 from wif_store import shards
-from wif_store.build import Settings, build
+from wif_store.builder.pipeline import Settings, build
 from wif_store.errors import WifError
 from wif_store.records import Stream
-from wif_store.sources import load_source
-from wif_store.store import open_store
+from wif_store.tasks.rows import load_source
+from wif_store.store.reader import open_store
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wif_store.records import Engine, Extract, Record
-    from wif_store.sources import Source
+    from wif_store.tasks.rows import Source
     from wif_store.tasks.base import Request
 
 TASK = get_task("winogrande")

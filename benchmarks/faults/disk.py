@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from benchmarks.faults.builds import Job, contents, wait
 from benchmarks.faults.report import Row
-from wif_store.places import LocalPlace
+from wif_store.storage import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from wif_store.places.base import Part
+    from wif_store.storage.base import Part
 
 NOBODY = 65534
 
@@ -187,9 +187,9 @@ def _limit_files(size: int) -> None:
 
 def _refuse_bytes(room: int) -> None:
     """Have this process's places refuse what exceeds a quota, as the kernel would."""
-    write = LocalPlace.write
+    write = LocalStorage.write
 
-    def limited(self: LocalPlace, name: str, parts: Iterable[Part]) -> None:
+    def limited(self: LocalStorage, name: str, parts: Iterable[Part]) -> None:
         def counted() -> Iterator[Part]:
             nonlocal room
             for part in parts:
@@ -200,7 +200,7 @@ def _refuse_bytes(room: int) -> None:
 
         write(self, name, counted())
 
-    LocalPlace.write = limited  # type: ignore[method-assign]
+    LocalStorage.write = limited  # type: ignore[method-assign]
 
 
 def _lose_rights(folder: Path) -> None:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from benchmarks.faults.report import Row
 from wif_store.errors import WifError
-from wif_store.info import describe_store
-from wif_store.manifest import parse_manifest, render_manifest
-from wif_store.score.predictions import read_predictions
-from wif_store.sources import load_source
-from wif_store.store import open_store
+from wif_store.cli.describe import describe_store
+from wif_store.format.manifest import parse_manifest, render_manifest
+from wif_store.scorer.predictions import read_predictions
+from wif_store.tasks.rows import load_source
+from wif_store.store.reader import open_store
 from wif_store.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from huggingface_hub.utils.logging import CRITICAL, set_verbosity
 
 from benchmarks.faults.builds import contents, numbers
 from benchmarks.faults.report import Row
-from tests.publish.publishing import REPO, dataset, push
-from tests.publish.publishing import contents as published
+from tests.hub.publishing import REPO, dataset, push
+from tests.hub.publishing import contents as published
 from tests.support.hub import Hub
 from tests.support.stores import make_store
 from wif_store.errors import WifError
-from wif_store.publish.pull import Pull
+from wif_store.hub.pull import Pull
 
 if TYPE_CHECKING:
     import random
@@ -79,7 +79,7 @@ class Clock:
 def loopback(folder: Path, clock: Clock) -> Iterator[Hub]:
     """A Hub, and clients of this process that know it alone and wait by ``clock``."""
     with ExitStack() as stack:
-        for where in ("huggingface_hub.utils._http", "wif_store.publish.remote", "wif_store.hub_errors"):
+        for where in ("huggingface_hub.utils._http", "wif_store.hub.repo", "wif_store.storage.hub_client"):
             stack.enter_context(patch(f"{where}.time", clock.module()))
         stack.enter_context(patch("huggingface_hub.constants.HF_HUB_DISABLE_XET", True))
         hub = stack.enter_context(Hub(folder))

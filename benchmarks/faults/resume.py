@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.faults.builds import Job, Work, contents, wait
 from wif_store.errors import StoreError
-from wif_store.journal import Journal
-from wif_store.store import open_store
+from wif_store.builder.journal import Journal
+from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.faults.builds import numbers
 from benchmarks.faults.report import Row
 from wif_store.errors import StoreError
-from wif_store.verify import verify_store
+from wif_store.store.verify import verify_store
 
 if TYPE_CHECKING:
     import random

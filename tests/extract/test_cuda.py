@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.test_build import contents
-from wif_store.build import build
+from tests.builder.test_pipeline import contents
+from wif_store.builder.pipeline import build
 from wif_store.extract import batching
 from wif_store.extract.engine import open_engine
-from wif_store.plan import Settings
-from wif_store.sources import load_source
+from wif_store.builder.plan import Settings
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:

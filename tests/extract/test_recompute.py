@@ -11,14 +11,14 @@ import zarr
 
 from tests.support import tiny
 from tests.support.stores import seal
-from wif_store.build import Settings, build
+from wif_store.builder.pipeline import Settings, build
 from wif_store.errors import DamageError, ModelError, SourceError
 from wif_store.extract.engine import open_engine
 from wif_store.extract.recompute import recompute
-from wif_store.sources import load_source
-from wif_store.store import open_store
+from wif_store.tasks.rows import load_source
+from wif_store.store.reader import open_store
 from wif_store.tasks import get_task
-from wif_store.verify import verify_store
+from wif_store.store.verify import verify_store
 
 TASK = get_task("winogrande")
 

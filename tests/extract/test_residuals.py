@@ -12,9 +12,9 @@ from wif_store.extract import products
 from wif_store.extract.engine import open_engine
 from wif_store.extract.residuals import check_finite
 from wif_store.records import widen
-from wif_store.sources import load_source
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
-from wif_store.zstd import zstd_version
+from wif_store.format.zstd import zstd_version
 
 TASK = get_task("winogrande")
 

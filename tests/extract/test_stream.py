@@ -14,7 +14,7 @@ from wif_store.errors import SourceError
 from wif_store.extract import batching
 from wif_store.extract.batching import BatchLimits, plan_batches, plan_flights
 from wif_store.extract.engine import open_engine
-from wif_store.sources import load_source
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 from wif_store.tasks.base import Request
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from tests.support.fake_engine import fake_engine
-from tests.test_build import TASK, settings
+from tests.builder.test_pipeline import TASK, settings
 from wif_store import crew
-from wif_store.build import build
-from wif_store.helpers import Helpers
-from wif_store.sources import load_source
+from wif_store.builder.pipeline import build
+from wif_store.builder.helpers import Helpers
+from wif_store.tasks.rows import load_source
 
 
 def main(rows: str, out: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wif_store.schema import SPLITS, Example, Float32, Int8, Manifest
+from wif_store.format.schema import SPLITS, Example, Float32, Int8, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

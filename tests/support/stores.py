@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wif_store.build import Settings, build
-from wif_store.manifest import render_manifest
-from wif_store.places import describe
+from wif_store.builder.pipeline import Settings, build
+from wif_store.format.manifest import render_manifest
+from wif_store.storage import describe
 from wif_store.records import Engine, Record
-from wif_store.schema import MANIFEST
-from wif_store.sources import load_source
+from wif_store.format.schema import MANIFEST
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:

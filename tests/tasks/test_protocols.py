@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from wif_store.audit import audit_examples, audit_published, shows_gold
-from wif_store.sources import load_source
+from wif_store.store.audit import audit_examples, audit_published, shows_gold
+from wif_store.tasks.rows import load_source
 from wif_store.tasks import TASKS, get_task
 
 # Written out again, by hand, from docs/protocols.md: the templates' own code is not used here.

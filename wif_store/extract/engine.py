@@ -13,7 +13,7 @@ from wif_store.extract.batching import limits_for
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, locate
 from wif_store.records import Engine
-from wif_store.zstd import zstd_version
+from wif_store.format.zstd import zstd_version
 
 if TYPE_CHECKING:
     from wif_store.tasks.base import Protocol

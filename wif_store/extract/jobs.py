@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from wif_store.extract.tokenize import Encoded
-    from wif_store.schema import Int32
+    from wif_store.format.schema import Int32
     from wif_store.tasks.base import Protocol
 
 

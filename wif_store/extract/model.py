@@ -22,7 +22,7 @@ from wif_store.extract.decoder import Decoder, as_decoder
 from wif_store.extract.head import Head
 from wif_store.extract.norms import shorten
 from wif_store.extract.products import pack, widen, widened
-from wif_store.hub_errors import explained
+from wif_store.storage.hub_client import explained
 
 EMBEDDED = "gemma3-270m"
 EMBEDDED_NAME = "google/gemma-3-270m (Q4_K_M, dequantised)"

@@ -16,15 +16,15 @@ from wif_store.extract.residuals import Capture
 from wif_store.extract.transfer import to_numpy
 from wif_store.extract.trees import grow, pad
 from wif_store.records import widen
-from wif_store.sources import BUILTIN, load_source
+from wif_store.tasks.rows import BUILTIN, load_source
 from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from wif_store.extract.model import Model
-    from wif_store.schema import Example, Float32
-    from wif_store.store import ActivationStore
+    from wif_store.format.schema import Example, Float32
+    from wif_store.store.reader import ActivationStore
 
 
 @dataclass(frozen=True, slots=True)

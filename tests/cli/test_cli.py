@@ -1,0 +1,243 @@
+"""The command line: exit codes and messages."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import tiny
+from wif_store import cli
+
+COMMAND = [sys.executable, "-m", "wif_store.cli.app"]
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments):
+    """Run the command line in this process, which has torch loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["wif-store", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def build(model, source, out, *more):
+    return run("build", "--task", "winogrande", "--model", model, "--source", source, "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def store(tiny_models, rows_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "s.zarr"
+    done = build(tiny_models("gemma2"), rows_file, out, "--per-class", "max", "--sequence-layers", "1,3")
+    assert done.returncode == 0, done.stderr
+    assert "successes and as many failures" in done.stderr
+    return out
+
+
+def test_build_verify_info_audit(store):
+    verified = run("verify", store)
+    assert verified.returncode == 0
+    assert "every checksum holds" in verified.stdout
+    told = run("info", store).stdout
+    assert "winogrande" in told
+    assert "layers 1, 3" in told
+    assert "bfloat16" in told
+    audited = run("audit", store).stdout.splitlines()
+    assert all(line.split()[0] == "0" for line in audited)
+
+
+def test_the_list_of_commands_is_whole_sentences():
+    commands = run("--help").stdout.partition("Commands:")[2].split("\n")[1:-1]
+    assert len(commands) >= 8
+    assert all(line.endswith(".") and "..." not in line for line in commands)
+
+
+def test_a_second_run_says_it_is_done(store, tiny_models, rows_file):
+    again = build(tiny_models("gemma2"), rows_file, store, "--per-class", "max", "--sequence-layers", "1,3")
+    assert again.returncode == 0
+    assert "already built" in again.stderr
+
+
+@pytest.mark.parametrize(("per_class", "block"), [("3", 32), ("max", 512)])
+def test_few_examples_are_not_looked_for_among_many(per_class, block, tiny_models, rows_file, tmp_path):
+    done = build(tiny_models("gemma2"), rows_file, tmp_path / "s.zarr", "--per-class", per_class)
+    assert done.returncode == 0, done.stderr
+    from wif_store import open_store
+
+    assert open_store(tmp_path / "s.zarr").manifest.batching["block"] == block
+
+
+@pytest.mark.parametrize("protocol", ["mcq", "paper"])
+def test_every_protocol_builds(protocol, tiny_models, rows_file, tmp_path):
+    out = tmp_path / "s.zarr"
+    done = build(tiny_models("llama"), rows_file, out, "--per-class", "max", "--protocol", protocol)
+    if "the model gives every example the same outcome" in done.stderr:
+        pytest.fail("the tiny model answers everything alike; choose another seed")
+    assert done.returncode == 0, done.stderr
+    assert run("verify", out).returncode == 0
+
+
+def test_float32_batch_sizes_agree(tiny_models, rows_file, tmp_path):
+    kept = []
+    for size in ("1", "7", "32"):
+        out = tmp_path / f"{size}.zarr"
+        done = build(
+            tiny_models("gemma2"),
+            rows_file,
+            out,
+            "--per-class",
+            "max",
+            "--dtype",
+            "float32",
+            "--batch-size",
+            size,
+        )
+        assert done.returncode == 0, done.stderr
+        from wif_store import open_store
+
+        kept.append([(e.id, e.split, e.success, e.prediction) for e in open_store(out).examples()])
+    assert kept[0] == kept[1] == kept[2]
+
+
+BAD = {
+    "unknown task": (
+        ["--task", "chess"],
+        "no task 'chess'; expected one of: boolq, piqa, social_i_qa, winogrande",
+    ),
+    "unknown protocol": (
+        ["--protocol", "guess"],
+        "no protocol 'guess'; expected one of: aligned, mcq, paper",
+    ),
+    "layer out of range": (["--layers", "0,4"], "layer 4 is out of range: the model has the blocks 0 to 3"),
+    "layers not understood": (["--layers", "x"], "layers 'x' are not understood"),
+    "sequence layer out of range": (["--sequence-layers", "9"], "layer 9 is out of range"),
+    "no layer": (["--layers", "none"], "no layer is to be read"),
+    "k out of reach": (["--per-class", "900"], "expected 900 of each"),
+    "k not a number": (["--per-class", "many"], "--per-class is 'many'; expected a positive number or max"),
+    "splits": (["--splits", "mine"], "--splits is 'mine'; expected seeded or published"),
+    "dtype": (["--dtype", "int4"], "dtype 'int4' is not known"),
+    "device": (["--device", "abacus"], "cannot use device 'abacus'"),
+    "no such folder": (["--model", "./nothing"], "no folder ./nothing"),
+    "no such gguf": (["--model", "nothing.gguf"], "no file nothing.gguf"),
+    "no such source": (["--source", "nothing.jsonl"], "no file or folder nothing.jsonl"),
+    "no connection, model": (["--model", "google/gemma-2-2b"], "model google/gemma-2-2b cannot be fetched"),
+    "no connection, source": (
+        ["--source", "allenai/winogrande"],
+        "dataset allenai/winogrande cannot be fetched",
+    ),
+    "chat template": (["--chat-template"], "the chat template cannot be used"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_an_exit_status(case, tiny_models, rows_file, tmp_path):
+    options, message = BAD[case]
+    given = {
+        "--task": "winogrande",
+        "--model": tiny_models("gemma2"),
+        "--source": rows_file,
+        "--out": tmp_path / "s.zarr",
+        "--per-class": "max",
+    }
+    flags = options if len(options) == 1 else []
+    given |= dict([options]) if len(options) == 2 else {}
+    done = run("build", *(part for pair in given.items() for part in pair), *flags)
+    assert done.returncode == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert message in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_model_without_a_tokenizer(tiny_models, rows_file, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_models("llama") / name, folder)
+    done = build(folder, rows_file, tmp_path / "s.zarr")
+    assert done.returncode == 1
+    assert "error: model model has no usable tokenizer" in done.stderr
+
+
+def test_a_prompt_longer_than_the_context(tiny_models, tmp_path):
+    rows = tiny.rows(4)
+    rows[2]["sentence"] = "After dinner, " * 300 + rows[2]["sentence"]
+    source = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    done = build(tiny_models("llama"), source, tmp_path / "s.zarr", "--per-class", "1")
+    assert done.returncode == 1
+    assert "the model reads at most 512" in done.stderr
+
+
+def test_infinity_is_refused_at_the_source(tiny_models, rows_file, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models("llama"), folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight.mul_(1e6)
+    model.save_pretrained(folder)
+    done = build(folder, rows_file, tmp_path / "s.zarr", "--dtype", "float16")
+    assert done.returncode == 1
+    assert "the residual after block 2 is not finite" in done.stderr
+    assert "error: example winogrande-" in done.stderr
+
+
+def test_a_model_whose_blocks_cannot_be_found(tiny_models, rows_file, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "t5", "architectures": []}))
+    done = build(folder, rows_file, tmp_path / "s.zarr")
+    assert done.returncode == 1
+    assert "error: model model cannot be loaded" in done.stderr
+
+
+def test_what_is_no_store(tmp_path):
+    for command in ("info", "verify", "audit"):
+        done = run(command, tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert "is not a store" in done.stderr
+
+
+def test_the_process_itself_ends_with_one_line_and_a_status(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [*COMMAND, "verify", str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+
+
+def test_verify_recomputes(store, tiny_models, rows_file):
+    given = ("--model", tiny_models("gemma2"), "--source", rows_file)
+    done = run("verify", store, "--recompute", "3", *given)
+    assert done.returncode == 0, done.stderr
+    assert "3 examples recomputed" in done.stdout.splitlines()[-1]
+    without = run("verify", store, "--recompute", "3")
+    assert without.returncode == 1
+    assert without.stderr == "error: the store's model was the local gemma2: name the place with --model\n"

@@ -1,0 +1,74 @@
+"""What a reader of one layer fetches, counted by the server, at the width of Gemma-2 2B."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.hub.publishing import REPO, ROOT, client, wif
+from tests.support.stores import make_store
+from wif_store.store.reader import open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.hub import Hub
+
+pytestmark = pytest.mark.hub
+
+STREAM = f"""
+from datasets import load_dataset
+parts = load_dataset("{REPO}", "winogrande", streaming=True, columns=["resid_post_01"], **OPTIONS)
+print(json.dumps({{name: sum(1 for _ in part) for name, part in parts.items()}}))
+"""
+READ = f"""
+import sys
+import numpy as np
+from wif_store import open_store
+values, success = open_store("hf://datasets/{REPO}/zarr/winogrande.zarr").read_final_token(1)
+np.save(sys.argv[1], values)
+"""
+READ_TOKENS = READ.replace("read_final_token", "read_sequences")
+
+
+def stored(store: Path, array: str, row: int) -> int:
+    """Bytes that one layer takes in the store."""
+    files = open_store(store).manifest.files
+    return sum(entry["size"] for name, entry in files.items() if name.startswith(f"{array}/c/{row}/"))
+
+
+def fetched(hub: Hub, script: str, out: Path) -> int:
+    hub.log.clear()
+    env = hub.environ(PYTHONPATH=str(ROOT))
+    subprocess.run([sys.executable, "-c", script, str(out)], env=env, check=True, timeout=120)
+    return hub.log.sent()
+
+
+@pytest.mark.parametrize("per_class", [150, pytest.param(2000, marks=pytest.mark.slow)])
+def test_one_layer_is_what_is_fetched(hub: Hub, tmp_path: Path, per_class: int) -> None:
+    path = make_store(
+        tmp_path / "w.zarr", per_class=per_class, layers=3, sequence_layers=3, d_model=2304, tokens=1
+    )
+    assert wif(hub, "push", path).returncode == 0
+    store = open_store(path)
+    layer = stored(path, "final_token", 1)
+    out = tmp_path / "values.npy"
+
+    assert fetched(hub, READ, out) <= 1.15 * layer
+    assert np.array_equal(np.load(out), store.read_final_token(1)[0])
+    assert fetched(hub, READ_TOKENS, out) <= 1.15 * stored(path, "sequence", 1)
+    assert np.array_equal(np.load(out), store.read_sequences(1)[0])
+
+    hub.log.clear()
+    rows = client(hub, f"OPTIONS = dict(storage_options={{'hf': {{'block_size': 1}}}})\n{STREAM}", tmp_path)
+    assert sum(rows.values()) == 2 * per_class
+    assert hub.log.sent() <= 1.5 * layer
+    if per_class == 2000:
+        # Without the option the client reads 5 MiB ahead in each of the three files.
+        hub.log.clear()
+        client(hub, f"OPTIONS = {{}}\n{STREAM}", tmp_path)
+        assert hub.log.sent() <= layer * 1.1 + 3 * 5 * 2**20

@@ -1,0 +1,125 @@
+"""Scores from elsewhere: read, checked against the test split, measured like a probe's."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.memory_store import memory_store
+from wif_store.errors import ScoreError
+from wif_store.scorer.run import evaluate
+
+
+@pytest.fixture(scope="module")
+def store():
+    return memory_store(confidence=2.0)
+
+
+@pytest.fixture
+def scores(store):
+    return {example.id: example.confidence for example in store.examples("test")}
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "score"])
+        writer.writerows(rows)
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps({"id": i, "score": s}) + "\n" for i, s in rows))
+
+
+def write_parquet(path, rows):
+    ids, scores = zip(*rows, strict=True)
+    pq.write_table(pa.table({"score": scores, "id": ids, "other": scores}), path)
+
+
+@pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parquet])
+def test_every_format_gives_what_the_mapping_gives(tmp_path, store, scores, write):
+    path = tmp_path / f"my-judge.{write.__name__.removeprefix('write_')}"
+    write(path, list(scores.items())[::-1])
+    curve = evaluate(path, store).tasks[0].curves[0]
+    assert curve.probe == "my-judge"
+    assert curve.best == evaluate(scores, store).tasks[0].curves[0].best
+
+
+def test_the_models_own_confidence_scores_as_the_baseline_does(store, scores):
+    task = evaluate(scores, store).tasks[0]
+    assert task.curves[0].best.test == task.baselines[0].test
+    assert task.curves[0].against("confidence").p == 1.0
+
+
+def test_several_tasks_are_told_apart_by_id(scores, store):
+    other = memory_store("boolq", seed=4)
+    both = scores | {example.id: -example.confidence for example in other.examples("test")}
+    found = evaluate(both, [store, other])
+    assert found.task("piqa").curves[0].best.test == evaluate(scores, store).tasks[0].curves[0].best.test
+    with pytest.raises(ScoreError, match="for task 'boolq' lack 'boolq-"):
+        evaluate(scores, [store, other])
+
+
+def test_wrong_ids_are_named(store, scores):
+    first, second = list(scores)[:2]
+    without = {i: s for i, s in scores.items() if i not in (first, second)}
+    with pytest.raises(ScoreError, match=f"for task 'piqa' lack '{first}', '{second}' of 100 test examples"):
+        evaluate(without, store)
+    with pytest.raises(ScoreError, match="hold 'x1', 'x2', 'x3' and 1 more ids, not in piqa"):
+        evaluate(scores | {"x1": 0.0, "x2": 0.0, "x3": 0.0, "x4": 0.0}, store)
+    early = store.examples("validation")[0].id
+    with pytest.raises(ScoreError, match=f"hold '{early}' of the validation split"):
+        evaluate(scores | {early: 0.0}, store)
+
+
+def test_duplicate_ids_are_named(tmp_path, store, scores):
+    write_csv(tmp_path / "twice.csv", [*scores.items(), next(iter(scores.items()))])
+    with pytest.raises(ScoreError, match=f"give '{next(iter(scores))}' more than once"):
+        evaluate(tmp_path / "twice.csv", store)
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "", "high"])
+def test_a_score_that_is_no_finite_number_is_placed(tmp_path, store, scores, wrong):
+    rows = [list(row) for row in scores.items()]
+    rows[3][1] = wrong
+    write_csv(tmp_path / "odd.csv", rows)
+    with pytest.raises(ScoreError, match=f"row 5: the score is {wrong!r}; expected a finite number"):
+        evaluate(tmp_path / "odd.csv", store)
+
+
+def test_constant_scores_are_refused_and_labels_noted(store, scores):
+    with pytest.raises(ScoreError, match=r"for task 'piqa' gave the same score \(0.5\) to all 100"):
+        evaluate(dict.fromkeys(scores, 0.5), store)
+    answers = {i: float(s > 1) for i, s in scores.items()}
+    assert "balanced accuracy" in evaluate(answers, store).tasks[0].curves[0].best.notes[0]
+
+
+def test_scores_turned_round_are_noted(store):
+    turned = {example.id: -example.success + 0.1 * example.confidence for example in store.examples("test")}
+    assert "higher score must mean" in evaluate(turned, store).tasks[0].curves[0].best.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.txt", "", "end in '.txt'; expected .csv, .jsonl or .parquet"),
+        ("x.csv", "example,score\na,1\n", "row 2: found example, score; expected id and score"),
+        ("x.jsonl", "[1, 2]\n", "row 1: found list; expected id and score"),
+        ("x.jsonl", '{"a\\nb": 1, "c": 2}\n', r"row 1: found 'a\nb', c; expected id and score"),
+        ("x.jsonl", f'{{"{"a" * 900}": 1}}\n', f"row 1: found {'a' * 200}; expected id and score"),
+        ("x.jsonl", "{broken\n", "cannot be read"),
+        ("x.parquet", "not parquet", "cannot be read"),
+    ],
+)
+def test_unreadable_files_are_refused(tmp_path, store, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ScoreError) as caught:
+        evaluate(tmp_path / name, store)
+    assert says in str(caught.value)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path, store):
+    with pytest.raises(ScoreError, match="there is no predictions file"):
+        evaluate(tmp_path / "none.csv", store)

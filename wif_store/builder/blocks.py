@@ -1,0 +1,224 @@
+"""Journalled blocks: outcomes of all their examples, and residuals that are read back piece by piece.
+
+A block is two files. ``000012.residuals`` holds the raw values and nothing else: the vectors of each layer,
+then of each layer the sequences, example by example. ``000012.npz``, written after it, holds everything that
+is small, and the checksums: of each layer's vectors and of each sequence. A block is there once that file is.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import google_crc32c
+import numpy as np
+
+from wif_store.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wif_store.storage import Storage
+    from wif_store.records import Raw, Record
+    from wif_store.format.schema import Int32
+
+BLOCK: Final = re.compile(r"(\d{6})\.npz")
+
+
+class Piece(NamedTuple):
+    """Values that are read together: ``rows`` vectors from byte ``start`` of a block's residuals."""
+
+    block: int
+    start: int
+    rows: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block, without its residuals.
+
+    Attributes:
+        number: Which one it is.
+        logprobs: float64 ``[n, most choices]``, NaN past an example's own choices.
+        choice_tokens: int32 ``[n, most choices]``.
+        prediction: int64 ``[n]``.
+        cut: int64 ``[n]``.
+        place: int64 ``[n]``, the row of each example among those that have residuals, -1 where it has none.
+        prompts: The text read for each of those.
+        offsets: int64 ``[rows + 1]`` into ``token_ids`` and the tokens of their sequences.
+        token_ids: int32 ``[tokens]``.
+        dtype: Of the raw values.
+        d_model: Width of the residual stream.
+        vectors_crc: uint32 ``[layers]``.
+        sequence_crc: uint32 ``[sequence_layers, rows]``.
+    """
+
+    number: int
+    logprobs: np.ndarray
+    choice_tokens: np.ndarray
+    prediction: np.ndarray
+    cut: np.ndarray
+    place: np.ndarray
+    prompts: list[str]
+    offsets: np.ndarray
+    token_ids: Int32
+    dtype: str
+    d_model: int
+    vectors_crc: np.ndarray
+    sequence_crc: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """How many examples have residuals."""
+        return len(self.offsets) - 1
+
+    def vectors(self, index: int) -> Piece:
+        """The vectors of all rows that are to go into a layer of the store."""
+        return Piece(self.number, index * self.rows * self._width, self.rows, int(self.vectors_crc[index]))
+
+    def sequence(self, index: int, row: int) -> Piece:
+        """The sequence of a row that is to go into a layer of the store."""
+        begin, end = self.offsets[row : row + 2].tolist()
+        before = len(self.vectors_crc) * self.rows + index * int(self.offsets[-1])
+        return Piece(
+            self.number, (before + begin) * self._width, end - begin, int(self.sequence_crc[index, row])
+        )
+
+    @property
+    def _width(self) -> int:
+        return self.d_model * np.dtype(self.dtype).itemsize
+
+
+class Blocks:
+    """The blocks of a journal. Each is written once, by whoever extracted it."""
+
+    def __init__(self, place: Storage) -> None:
+        self._place = place
+
+    def numbers(self) -> set[int]:
+        """Those that are whole."""
+        found = map(BLOCK.fullmatch, self._place.sizes())
+        return {int(match[1]) for match in found if match}
+
+    def write(self, number: int, records: Sequence[Record], wanted: Sequence[bool]) -> None:
+        """Write one block; residuals only of the ``wanted`` records. Durable once this returns."""
+        kept = [r for r, want in zip(records, wanted, strict=True) if want]
+        vectors_crc: list[int] = []
+        sequence_crc: list[int] = []
+        self._place.write(f"{number:06d}.residuals", _residuals(kept, vectors_crc, sequence_crc))
+        labels = io.BytesIO()
+        np.savez(
+            labels,
+            logprobs=_table([r.logprobs for r in records], np.nan),
+            choice_tokens=_table([r.choice_tokens for r in records], 0),
+            prediction=np.array([r.prediction for r in records]),
+            cut=np.array([r.cut for r in records]),
+            place=np.where(wanted, np.cumsum(wanted) - 1, -1),
+            prompts=np.frombuffer(json.dumps([r.prompt for r in kept]).encode(), np.uint8),
+            offsets=np.cumsum([0, *(len(r.token_ids) for r in kept)]),
+            token_ids=np.concatenate([r.token_ids for r in kept]) if kept else np.zeros(0, np.int32),
+            dtype=np.array(records[0].final_token.dtype.str),
+            d_model=np.array(records[0].final_token.shape[-1]),
+            vectors_crc=np.array(vectors_crc, np.uint32),
+            sequence_crc=np.array(sequence_crc, np.uint32).reshape(-1, max(1, len(kept))),
+        )
+        self._place.write(f"{number:06d}.npz", [labels.getvalue()])
+
+    def block(self, number: int) -> Block:
+        """Read one block back, without its residuals.
+
+        Raises:
+            BuildError: If it is not what was written.
+        """
+        content = self._place.read(f"{number:06d}.npz")
+        try:
+            with np.load(io.BytesIO(content)) as labels:
+                values = {name: labels[name] for name in labels.files}
+            return Block(
+                **values
+                | {
+                    "number": number,
+                    "prompts": json.loads(values["prompts"].tobytes()),
+                    "dtype": str(values["dtype"]),
+                    "d_model": int(values["d_model"]),
+                }
+            )
+        except Exception:
+            # What is damaged makes numpy raise many kinds, of its own and of zip, zlib and tokenize.
+            raise self._damaged(number) from None
+
+    def read(self, pieces: Sequence[Piece], dtype: str, d_model: int) -> Raw:
+        """Residuals of some pieces, end to end, each held against its checksum.
+
+        Returns:
+            raw ``[rows, d_model]``.
+
+        Raises:
+            BuildError: If they are not those that were written.
+        """
+        width = d_model * np.dtype(dtype).itemsize
+        values = np.empty((sum(p.rows for p in pieces), d_model), dtype)
+        room, at = values.reshape(-1).view(np.uint8), 0
+        for run in _runs(pieces, width, self._place.gap):
+            first, last = run[0], run[-1]
+            stop = last.start + last.rows * width
+            try:
+                found = self._place.read(f"{first.block:06d}.residuals", first.start, stop)
+            except FileNotFoundError:
+                raise self._damaged(first.block) from None
+            content = np.frombuffer(found, np.uint8)
+            for piece in run:
+                begin, size = piece.start - first.start, piece.rows * width
+                part = content[begin : begin + size]
+                if len(part) != size or google_crc32c.value(part) != piece.crc:
+                    raise self._damaged(piece.block)
+                room[at : at + size] = part
+                at += size
+        return values
+
+    def _damaged(self, number: int) -> BuildError:
+        name = f"{self._place}/{number:06d}"
+        return BuildError(f"{name} is damaged: delete {name}.npz and run the same command again")
+
+
+def _residuals(
+    kept: Sequence[Record], vectors_crc: list[int], sequence_crc: list[int]
+) -> Iterator[memoryview]:
+    """The values of a block in their order, noting the checksums."""
+    if not kept:
+        return
+    for index in range(len(kept[0].final_token)):
+        vectors = np.stack([record.final_token[index] for record in kept]).view(np.uint8)
+        vectors_crc.append(google_crc32c.value(vectors))
+        yield vectors.data
+    for index in range(len(kept[0].sequence)):
+        for record in kept:
+            sequence = np.ascontiguousarray(record.sequence[index]).view(np.uint8)
+            sequence_crc.append(google_crc32c.value(sequence))
+            yield sequence.data
+
+
+def _runs(pieces: Sequence[Piece], width: int, gap: int) -> Iterator[list[Piece]]:
+    """Pieces that follow closely enough in one file to be read at once."""
+    run: list[Piece] = []
+    for piece in pieces:
+        if run:
+            stop = run[-1].start + run[-1].rows * width
+            if piece.block != run[-1].block or not stop <= piece.start <= stop + gap:
+                yield run
+                run = []
+        run.append(piece)
+    if run:
+        yield run
+
+
+def _table(rows: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    """Rows of one type and of any length, filled up on the right."""
+    table = np.full((len(rows), max(map(len, rows))), fill, rows[0].dtype)
+    for filled, row in zip(table, rows, strict=True):
+        filled[: len(row)] = row
+    return table

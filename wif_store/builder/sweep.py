@@ -1,0 +1,163 @@
+"""Many stores by one command: which, where, and about how much work and space before any of it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from wif_store.errors import TaskError
+from wif_store.builder.selection import visit_order
+from wif_store.tasks.rows import load_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from wif_store.extract.outline import Outline
+    from wif_store.builder.plan import Settings
+    from wif_store.tasks.rows import Source
+    from wif_store.tasks.base import MultipleChoiceTask
+
+SAMPLE = 256
+"""Examples of a task that are tokenised for an estimate: the first that a build visits."""
+STORED = 0.67
+"""Stored to raw bytes of bfloat16 residuals, as measured in docs/format.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One store to be built."""
+
+    model: str
+    settings: Settings
+    source: Source
+    out: str
+
+    @property
+    def name(self) -> str:
+        """Model and task, as a person tells jobs apart."""
+        return f"{model_name(self.model)} / {self.settings.task.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Templates of where rows are and where stores go: ``{task}`` and ``{model}`` stand for names."""
+
+    source: str | None
+    out: str | None
+
+    def check(self, models: Sequence[str], tasks: Sequence[MultipleChoiceTask]) -> None:
+        """Refuse templates that send two jobs to one places.
+
+        Raises:
+            TaskError: Likewise.
+        """
+        many = (("task", "tasks", len(tasks)), ("model", "models", len(models)))
+        for option, value, kinds in (("--source", self.source, many[:1]), ("--out", self.out, many)):
+            for name, plural, count in kinds:
+                if count > 1 and value not in (None, "builtin") and f"{{{name}}}" not in str(value):
+                    msg = (
+                        f"{option} {value} is one place for {count} {plural}; "
+                        f"write {{{name}}} for the name of each"
+                    )
+                    raise TaskError(msg)
+
+    def source_of(self, task: MultipleChoiceTask) -> str | None:
+        """Where a task's rows are; None for its own dataset."""
+        return self.source.replace("{task}", task.name) if self.source else None
+
+    def out_of(self, model: str, settings: Settings) -> str:
+        """Where a store goes."""
+        out = self.out or f"stores/{{model}}/{settings.protocol.name}/{{task}}.zarr"
+        return out.replace("{task}", settings.task.name).replace("{model}", model_name(model))
+
+
+def model_name(model: str) -> str:
+    """The last part of a model's name, without revision and ``.gguf``."""
+    return Path(model.partition("@")[0]).name.removesuffix(".gguf")
+
+
+def plan_jobs(models: Sequence[str], settings: Sequence[Settings], places: Templates) -> list[Job]:
+    """Every model over every task, model by model; each task's rows are read once.
+
+    Raises:
+        TaskError: If two jobs would write one store.
+        SourceError: If the rows of a task cannot be used.
+    """
+    places.check(models, [s.task for s in settings])
+    outs = Counter(places.out_of(model, s) for model in models for s in settings)
+    for out, count in outs.items():
+        if count > 1:
+            msg = (
+                f"{count} builds would write {out}; "
+                "name each model once, and models that end in the same name in two commands with --out"
+            )
+            raise TaskError(msg)
+    sources = [
+        load_source(s.task, places.source_of(s.task), keep_duplicates=s.protocol.keeps_duplicates)
+        for s in settings
+    ]
+    return [
+        Job(model, s, source, places.out_of(model, s))
+        for model in models
+        for s, source in zip(settings, sources, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one job will take, before it is begun.
+
+    ``kept`` examples at most; tokens to run at least, where every example that is visited is kept, and
+    at most, where all of the source's are visited; ``raw`` bytes of residuals as the model computes
+    them, at most.
+    """
+
+    job: Job
+    candidates: int
+    kept: int
+    tokens_each: float
+    tokens_least: float
+    tokens_most: float
+    raw: float
+
+
+def estimate(job: Job, outline: Outline, *, dtype: str, chat: bool) -> Estimate:
+    """Estimate one job from its first ``SAMPLE`` examples and the model's outline."""
+    settings, candidates = job.settings, job.source.candidates
+    sample = visit_order(candidates, settings.seed)[:SAMPLE]
+    requests = [settings.task.request(c, settings.protocol) for c in sample]
+    run, read = map(fmean, zip(*outline.tokens(requests, settings.protocol, chat=chat), strict=True))
+    wanted = len(candidates) if settings.per_class is None else 2 * settings.per_class
+    kept = min(wanted, len(candidates))
+    # The largest k is known only when every candidate has been visited.
+    least = len(candidates) if settings.per_class is None else kept
+    width = outline.d_model * (4 if dtype == "float32" else 2)
+    raw = kept * width * (len(outline.layers) + read * len(outline.sequence_layers))
+    return Estimate(job, len(candidates), kept, run, run * least, run * len(candidates), raw)
+
+
+def table(estimates: Iterable[Estimate], dtype: str) -> Table:
+    """Estimates as a table, with their sum."""
+    rows = list(estimates)
+    made = Table("model", "task", box=None, header_style="bold", pad_edge=False)
+    for head in ("examples", "tokens each", "tokens to run", "raw MB", "stored MB, about"):
+        made.add_column(head, justify="right")
+    ratio = STORED if dtype == "bfloat16" else 1.0
+
+    def line(model: str, task: str, part: list[Estimate], each: str) -> tuple[str, ...]:
+        least, most = sum(e.tokens_least for e in part), sum(e.tokens_most for e in part)
+        raw = sum(e.raw for e in part) / 1e6
+        run = f"{most:,.0f}" if least == most else f"{least:,.0f} to {most:,.0f}"
+        return model, task, f"{sum(e.kept for e in part):,}", each, run, f"{raw:,.1f}", f"{ratio * raw:,.1f}"
+
+    for e in rows:
+        name = model_name(e.job.model)
+        made.add_row(*line(name, e.job.settings.task.name, [e], f"{e.tokens_each:,.0f}"))
+    made.add_section()
+    made.add_row(*line(f"{len(rows)} stores", "", rows, ""))
+    return made

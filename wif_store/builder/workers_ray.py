@@ -1,0 +1,280 @@
+"""A crew on Ray: actors hold the model and do the work, on this machine or on many.
+
+What is Ray's is left to Ray: where actors run, that one that died is started again, and that what it had in
+hand is repeated. A job repeated writes the same bytes to the same names, so nothing is lost or doubled.
+Residuals go from an actor straight to the place that all machines share; whoever leads hears outcomes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wif_store.builder.workers import Outcome
+from wif_store.errors import BuildError, ModelError, WifError, one_line
+from wif_store.builder.journal import Journal
+from wif_store.records import Engine
+from wif_store.builder.shards import write_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from wif_store.builder.workers import BlockJob
+    from wif_store.builder.shards import Shard, ShardJob
+    from wif_store.tasks.base import Protocol
+
+Open = Callable[["Protocol"], Engine]
+"""Gives the model under a protocol, and opens it where it is first called; it can be pickled."""
+
+RETRIES: Final = 5
+"""How often what a worker had in hand when it died is tried again: more is no accident."""
+OBJECT_STORE: Final = 256 * 2**20
+"""Bytes that a local Ray may hold of jobs and outcomes; residuals never go through it."""
+
+
+class Worker:
+    """What an actor does. Two calls run at once: one block is journalled while the next is extracted."""
+
+    def __init__(self, open_engine: Open, cores: int) -> None:
+        self._open, self._cores = open_engine, cores
+        self._model = threading.Lock()
+
+    def describe(self, protocol: Protocol) -> Engine:
+        """The engine without its model."""
+        with self._model:
+            return replace(self._open(protocol), extract=_elsewhere)
+
+    def scan(self, job: BlockJob, out: str, protocol: Protocol, expected: Engine) -> Outcome:
+        """Extract a block and journal it."""
+        journal = _shared(out)
+        with self._model:
+            engine = self._open(protocol)
+            # It may have been started again on a machine of another kind.
+            check_alike(expected, replace(engine, extract=_elsewhere))
+            records = engine.extract(job.requests)
+        outcome = Outcome.of(job, records)
+        job.journal(records, journal)
+        return outcome
+
+    def write(self, job: ShardJob, out: str) -> Shard:
+        """Write a shard."""
+        [shard] = write_shards(_shared(out), [job], self._cores)
+        return shard
+
+
+class RayWorkers:
+    """Workers under one protocol; a crew for one build.
+
+    Attributes:
+        engine: What the workers say of their model, which is the same for all.
+    """
+
+    def __init__(self, workers: Sequence[Any], protocol: Protocol) -> None:
+        """Have every worker load its model.
+
+        Raises:
+            ModelError: If a worker cannot load it, or two would not compute the same.
+        """
+        self._workers, self._protocol = workers, protocol
+        described = [_result(ref) for ref in [w.describe.remote(protocol) for w in workers]]
+        self.engine: Engine = described[0]
+        for other in described[1:]:
+            check_alike(self.engine, other)
+
+    def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
+        """Extract and journal blocks, two to a worker: it journals one while it extracts the other."""
+        out = _address(journal)
+        return self._run(
+            jobs, lambda worker, job: worker.scan.remote(job, out, self._protocol, self.engine), 2
+        )
+
+    def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
+        """Write shards, one to a worker."""
+        out = _address(journal)
+        return self._run(jobs, lambda worker, job: worker.write.remote(job, out), 1)
+
+    def _run(
+        self, jobs: Iterator[Any], start: Callable[[Any, Any], Any], each: int
+    ) -> Generator[Any, None, None]:
+        """Keep every worker busy; yields what comes back as it comes back."""
+        import ray
+
+        # A worker gets its second job when every other has its first.
+        free = deque([*self._workers] * each)
+        running: dict[Any, Any] = {}
+        try:
+            while True:
+                while free and (job := next(jobs, None)) is not None:
+                    worker = free.popleft()
+                    running[start(worker, job)] = worker
+                if not running:
+                    return
+                (done, *_), _ = ray.wait([*running])
+                free.append(running.pop(done))
+                yield _result(done)
+        except GeneratorExit:
+            # What is not needed any more must not be written into a journal that is gone by then.
+            if running:
+                ray.wait([*running], num_returns=len(running))
+            raise
+
+
+@contextmanager
+def ray_workers(
+    open_engine: Open, *, address: str | None = None, workers: int | None = None, gpus: float | None = None
+) -> Iterator[list[Any]]:
+    """Start actors that will load a model when a crew is made of them; stop them at the end.
+
+    Args:
+        open_engine: Gives the model.
+        address: A running cluster, ``auto`` or ``HOST:PORT``; None starts Ray on this machine, for itself.
+        workers: How many; None for one on each GPU, or one where there is none.
+        gpus: GPUs of each; None for one where the cluster has any. A worker without has one CPU core.
+
+    Raises:
+        BuildError: If Ray is not installed, does not answer, or has no room for the workers.
+    """
+    try:
+        # Both are read when Ray is imported. A Ray of our own serves this machine and reports to nobody.
+        if address is None:
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+    except ImportError:
+        msg = "Ray is not installed; run: pip install 'wif-store[ray]'"
+        raise BuildError(msg) from None
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(address, workers or 1)
+    actors: list[Any] = []
+    try:
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        if gpus is None:
+            gpus = float(any(n.get("GPU") for n in nodes))
+        room = sum(int(n.get("GPU", 0) // gpus) if gpus else int(n.get("CPU", 0)) for n in nodes)
+        count = workers or (room if gpus else 1)
+        if count > room or not room:
+            kind = f"with {gpus:g} GPUs each" if gpus else "with a CPU core each"
+            msg = (
+                f"found room for {room} workers {kind}; expected {max(count, 1)}: "
+                "lower --workers or --gpus-per-worker, or add machines"
+            )
+            raise BuildError(msg)
+        cores = _cores(nodes, gpus)
+        actor = ray.remote(Worker).options(
+            num_cpus=cores,
+            num_gpus=gpus,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+            # One call extracts, one journals.
+            max_concurrency=2,
+        )
+        actors += [actor.remote(open_engine, cores) for _ in range(count)]
+        yield actors
+    finally:
+        for a in actors:
+            ray.kill(a)
+        if ours:
+            ray.shutdown()
+
+
+def _connect(address: str | None, workers: int) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address is None:
+        ray.init(
+            num_cpus=max(workers, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE,
+            **quiet,
+        )
+        return
+    try:
+        if address != "auto":
+            # Ray itself tries for more than ten minutes.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address=address, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        msg = (
+            f"no Ray cluster can be used at {address} ({one_line(error)}): give the HOST:PORT of one that "
+            "this machine belongs to, or leave --ray-address out"
+        )
+        raise BuildError(msg) from None
+
+
+def _cores(nodes: Sequence[dict[str, float]], gpus: float) -> int:
+    """CPU cores of a worker: what goes with its GPUs on the machine that has fewest for each."""
+    shares = [n.get("CPU", 0) * gpus / n["GPU"] for n in nodes if gpus and n.get("GPU", 0) >= gpus]
+    return max(1, int(min(shares, default=1)))
+
+
+def check_alike(expected: Engine, found: Engine) -> None:
+    """Refuse workers whose residuals would differ.
+
+    Raises:
+        ModelError: Saying in what they differ.
+    """
+    one, other = ({**e.model, **e.batching, **e.versions} for e in (expected, found))
+    differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+    if differing:
+        name = min(differing)
+        msg = (
+            f"two workers would not compute the same: {name} is {one.get(name)!r} for one and "
+            f"{other.get(name)!r} for another; use machines of one kind"
+        )
+        raise ModelError(msg)
+
+
+def _result(ref: Any) -> Any:
+    """What came of a call; an error of ours as it was raised."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, WifError | OSError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        msg = (
+            f"a worker died {RETRIES + 1} times over the same work ({one_line(error)}): give it more memory, "
+            "or have fewer workers on a machine, and run the same command"
+        )
+        raise BuildError(msg) from None
+
+
+def _address(journal: Journal) -> str:
+    """Where the store will stand, as it is called from any folder of any machine."""
+    out = str(journal.out)
+    return out if "://" in out else str(Path(out).absolute())
+
+
+def _shared(out: str) -> Journal:
+    """The journal, if this machine sees what the others do.
+
+    Raises:
+        BuildError: If it does not.
+    """
+    journal = Journal(out)
+    if not journal.begun():
+        msg = (
+            f"a worker on {socket.gethostname()} finds no build in {journal.place}: "
+            "--out must be a folder or URL that all machines share"
+        )
+        raise BuildError(msg)
+    return journal
+
+
+def _elsewhere(requests: Sequence[Any]) -> Any:
+    """Stands where a worker has a model."""
+    msg = "the model is with the workers"
+    raise RuntimeError(msg)

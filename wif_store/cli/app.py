@@ -1,0 +1,270 @@
+"""The command line. Each command imports what it needs in its body, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wif_store.errors import WifError
+from wif_store.cli.score import score_command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text: half the time, and an error is a line
+    help="Residual-stream activations with success labels: build, check, publish and score them.",
+)
+
+Store = Annotated[
+    Path, typer.Argument(help="A store: a folder that `wif-store build` wrote.", metavar="STORE")
+]
+
+
+@app.command()
+def build(
+    task: Annotated[str, typer.Option(help="winogrande, piqa, boolq, social_i_qa, or all.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="gemma3-270m (embedded), a Hub id or id@revision, a folder or a .gguf file; repeat for "
+            "more. Default: google/gemma-2-2b",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset "
+            "on the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the "
+            "task's own dataset on the Hub.",
+            show_default=False,
+        ),
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="aligned, mcq or paper.")] = "aligned",
+    layers: Annotated[
+        str, typer.Option(help="Blocks read at the final token: all, or 0-based, as in 5,10.")
+    ] = "all",
+    sequence_layers: Annotated[
+        str, typer.Option(help="Blocks read at every token: 4,9,.., none, or auto (every fifth).")
+    ] = "auto",
+    per_class: Annotated[
+        str, typer.Option(help="Successes, and failures, to keep: a number or max.")
+    ] = "2000",
+    splits: Annotated[
+        str, typer.Option(help="seeded, or published: the split that the source carries.")
+    ] = "seeded",
+    seed: Annotated[int, typer.Option(help="Fixes which examples are kept, and their splits.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.")
+    ] = "bfloat16",
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of one forward pass. Default: what suits the device.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of one forward pass, at most.")] = 512,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the model repository's own code run.")
+    ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder or a URL (s3://, gs://); {task} and {model} stand for names. "
+            "Default: stores/{model}/{protocol}/{task}.zarr",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate tokens and bytes of each store, and stop.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: work for many processes or machines.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A running cluster: auto or HOST:PORT. Default: Ray starts here, for this build.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Ray workers. Default: one on each GPU, or one where there is none.",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="Default: 1 where the cluster has GPUs, else 0.", show_default=False),
+    ] = None,
+) -> None:
+    """Run a model over a task and write its store. The same command goes on after a stop."""
+    from wif_store.cli.build import BuildOptions, run_builds
+
+    run_builds(
+        BuildOptions(
+            task=task,
+            models=tuple(model or ["google/gemma-2-2b"]),
+            source=source,
+            protocol=protocol,
+            layers=layers,
+            sequence_layers=sequence_layers,
+            per_class=per_class,
+            splits=splits,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            batch_size=batch_size,
+            chat=chat_template,
+            trust_remote_code=trust_remote_code,
+            out=out,
+            dry_run=dry_run,
+            engine=engine,
+            ray_address=ray_address,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+        )
+    )
+
+
+@app.command()
+def info(store: Store) -> None:
+    """Say what a store holds and how it was made."""
+    from wif_store.cli.describe import describe_store
+    from wif_store.store.reader import open_store
+
+    typer.echo(describe_store(open_store(store)))
+
+
+@app.command()
+def verify(
+    store: Store,
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Run the model again over this many examples and compare.")
+    ] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Where the model is; default: what the store records.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where the rows are; default: what the store records.")
+    ] = None,
+) -> None:
+    """Check every checksum and every invariant of a store."""
+    from wif_store.store.verify import verify_store
+
+    report = verify_store(store)
+    typer.echo(f"{store}: {report.files} files, {report.size / 1e6:.1f} MB: every checksum holds")
+    typer.echo(f"{store}: {report.examples} examples: {report.invariants} invariants hold")
+    if recompute:
+        from wif_store.extract.recompute import recompute as recompute_sample
+        from wif_store.store.reader import open_store
+
+        found = recompute_sample(open_store(store), recompute, model=model, source=source)
+        typer.echo(f"{store}: {found}")
+
+
+@app.command()
+def repair(store: Store) -> None:
+    """Rebuild damaged files from whole ones, and name the others. They come back byte for byte."""
+    from wif_store.errors import DamageError
+    from wif_store.store.repair import repair_store
+
+    repaired = repair_store(store)
+    for name in repaired.rebuilt:
+        typer.echo(f"{store}: rebuilt {name}")
+    if repaired.lost:
+        more = f" and {len(repaired.lost) - 5} more" if len(repaired.lost) > 5 else ""
+        msg = (
+            f"{store}: {', '.join(repaired.lost[:5])}{more} cannot be rebuilt: build or pull the store again"
+        )
+        raise DamageError(msg)
+    typer.echo(f"{store}: every file is whole")
+
+
+@app.command()
+def audit(store: Store) -> None:
+    """Count flaws that an AUC does not show. Repeats, crossings, cut prompts and leaked answers."""
+    from wif_store.store.audit import audit_store
+    from wif_store.cli.describe import describe_audit
+    from wif_store.store.reader import open_store
+
+    opened = open_store(store)
+    typer.echo(describe_audit(audit_store(opened), opened.manifest.audit.get("published_source")))
+
+
+@app.command()
+def push(
+    stores: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Stores; default: every finished one of Gemma-2 2B.", metavar="STORE"),
+    ] = None,
+    repo: Annotated[str, typer.Option(help="The dataset: OWNER/NAME.")] = "whyitfailed/gemma2-acts",
+    private: Annotated[bool, typer.Option("--private", help="If it is made now, let few see it.")] = False,
+    revision: Annotated[str, typer.Option(help="The branch to publish on.")] = "main",
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be uploaded, and stop.")] = False,
+    tag: Annotated[
+        str | None, typer.Option(help="Tag what is published, as in v1.", show_default=False)
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Show these scores on the card: the folder of `score --out`.", show_default=False),
+    ] = None,
+) -> None:
+    """Publish stores as a dataset on the Hub. The same command goes on after a stop."""
+    from wif_store.cli.hub import push_stores
+    from wif_store.hub.push import Target
+
+    push_stores(
+        stores or [], repo, Target(revision, create_pr, private, tag), dry_run=dry_run, results=results
+    )
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="The dataset: OWNER/NAME.", metavar="REPO")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only this task; repeat for more.", show_default=False)
+    ] = None,
+    layers: Annotated[str, typer.Option(help="all, or 0-based blocks as in 5,10: a smaller store.")] = "all",
+    revision: Annotated[str, typer.Option(help="A branch, tag or commit.")] = "main",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for {task}.zarr. Default: stores/{repo}", show_default=False),
+    ] = None,
+) -> None:
+    """Fetch stores from the Hub and verify every byte. The same command goes on after a stop."""
+    from wif_store.cli.hub import pull_stores
+
+    pull_stores(repo, task or [], layers, revision, out)
+
+
+app.command("score")(score_command)
+
+
+def main() -> None:
+    """Run the command line: our own errors are one line on standard error and exit status 1."""
+    try:
+        app()
+    except WifError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped: run the same command to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The format: names, arrays, metadata, chunks and the manifest, as bytes and plain objects. Imports errors only."""

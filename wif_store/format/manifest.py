@@ -1,0 +1,163 @@
+"""The manifest: rendered with a digest of itself, and parsed without believing it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from wif_store.errors import DamageError, StoreError, one_line
+from wif_store.format.schema import FORMAT, FORMAT_VERSION, MANIFEST, SPLITS, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MANIFEST_BYTES: Final = 64 * 2**20
+DIGEST: Final = "manifest_sha256"
+LEFT_OUT: Final = "left_out"
+"""The section of a store that was pulled in part."""
+
+# Only what the package itself reads is asked for: str is a printable text, float any finite number.
+_READ: Final[Mapping[str, Mapping[str, type]]] = {
+    "protocol": {"name": str, "version": int, "site": str},
+    "model": {
+        "id": str,
+        "kind": str,
+        "revision": str,
+        "dtype": str,
+        "device": str,
+        "architecture": str,
+        "d_model": int,
+    },
+    "source": {"kind": str, "id": str, "rows": int, "sha256": str},
+    "selection": {"accuracy": float, "scanned": int, "seed": float},
+    "audit": {},
+    "batching": {},
+    "versions": {},
+}
+
+
+def render_manifest(sections: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest of these sections, with the SHA-256 of itself.
+
+    The digest is that of the same bytes with 64 zeros where it stands.
+    """
+    blank = "0" * 64
+    content = json.dumps({**sections, DIGEST: blank}, indent=1, sort_keys=True) + "\n"
+    place = f'"{DIGEST}": "'
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return content.replace(place + blank, place + digest).encode()
+
+
+def parse_manifest(content: bytes, name: str) -> Manifest:
+    """Check and parse a manifest.
+
+    Raises:
+        StoreError: If it is not a manifest of this format version.
+        DamageError: If it is not what was written.
+    """
+    try:
+        data = json.loads(content)
+        if data["format"] != FORMAT:
+            msg = f"format is {data['format']!r}"
+            raise ValueError(msg)
+        version = data["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        msg = f"{name}: {MANIFEST} is not a {FORMAT} manifest ({one_line(error)})"
+        raise StoreError(msg) from None
+    if type(version) is not int or version != FORMAT_VERSION:
+        msg = (
+            f"{name}: {MANIFEST} has format version {str(version)[:20]}; this wif-store reads version "
+            f"{FORMAT_VERSION}: install the wif-store that wrote it, or build it again"
+        )
+        raise StoreError(msg)
+    _check_digest(content, data, name)
+    try:
+        return _checked(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{name}: {MANIFEST} is not a valid manifest ({one_line(error)})"
+        raise StoreError(msg) from None
+
+
+def _check_digest(content: bytes, data: Mapping[str, Any], name: str) -> None:
+    # A damaged name would hide a section, or the digest itself.
+    known = {*Manifest.__slots__, "format", "format_version", DIGEST, LEFT_OUT}
+    if unknown := sorted(data.keys() - known):
+        msg = f"{name}: {MANIFEST} has an unknown section {unknown[0]!r:.40}: build or pull the store again"
+        raise DamageError(msg)
+    if DIGEST not in data:
+        return
+    recorded = str(data[DIGEST]).encode("utf-8", "surrogatepass")
+    if (
+        len(recorded) != 64
+        or hashlib.sha256(content.replace(recorded, b"0" * 64)).hexdigest() != data[DIGEST]
+    ):
+        msg = (
+            f"{name}: {MANIFEST} is damaged (it does not have its own SHA-256): build or pull the store again"
+        )
+        raise DamageError(msg)
+
+
+def _checked(data: Mapping[str, Any]) -> Manifest:
+    manifest = Manifest(**{section: data[section] for section in Manifest.__slots__})
+    _check_text(manifest.task, "task")
+    for section, fields in _READ.items():
+        values = getattr(manifest, section)
+        _check_object(values, section)
+        for field, kind in fields.items():
+            value = values[field]
+            if kind is str:
+                _check_text(value, f"{section}.{field}")
+            elif kind is int:
+                _check_count(value, f"{section}.{field}")
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                msg = f"{section}.{field} is {value!r:.40}; expected a number"
+                raise ValueError(msg)
+    _check_splits(manifest.splits)
+    _check_object(manifest.files, "files")
+    for file, entry in manifest.files.items():
+        path = PurePosixPath(file)
+        plain = file.isprintable() and "\\" not in file and str(path) == file != "."
+        if path.is_absolute() or ".." in path.parts or not plain:
+            msg = f"{file!r:.80} is not a file below the store"
+            raise ValueError(msg)
+        _check_count(entry["size"], f"the size of {file}")
+        _check_text(entry["sha256"], f"the SHA-256 of {file}")
+    return manifest
+
+
+def _check_splits(splits: Any) -> None:
+    _check_object(splits, "splits")
+    if set(splits) != set(SPLITS):
+        msg = f"the splits are not {', '.join(SPLITS)}"
+        raise ValueError(msg)
+    start = 0
+    for split in SPLITS:
+        entry = splits[split]
+        for field in ("start", "examples", "successes"):
+            _check_count(entry[field], f"{field} of {split}")
+        if entry["start"] != start or entry["successes"] > entry["examples"]:
+            msg = f"the rows of {split} do not follow on those before"
+            raise ValueError(msg)
+        start += entry["examples"]
+
+
+def _check_object(value: object, what: str) -> None:
+    if not isinstance(value, dict):
+        msg = f"{what} is not an object"
+        raise ValueError(msg)
+
+
+def _check_text(value: object, what: str) -> None:
+    # What is not printable could write to the terminal of whoever looks at it.
+    if not isinstance(value, str) or not value.isprintable():
+        msg = f"{what} is {value!r:.40}; expected a text"
+        raise ValueError(msg)
+
+
+def _check_count(value: object, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        msg = f"{what} is {value!r:.40}; expected a count"
+        raise ValueError(msg)

@@ -1,0 +1,71 @@
+"""What a probe has to beat: scores of the test examples that need no residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from wif_store.scorer.features import Store, labels
+from wif_store.scorer.results import CONFIDENCE
+from wif_store.scorer.stats import Floats, auroc
+
+if TYPE_CHECKING:
+    from wif_store.format.schema import Example
+
+PROMPT_LENGTH: Final = "prompt-length"
+TFIDF: Final = "tf-idf"
+TFIDF_GRID: Final = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+Scored = tuple[Floats, Mapping[str, Any]]
+"""One score for each test example, and what was chosen on train and validation to get it."""
+
+
+def confidence(store: Store) -> Scored:
+    """Score by the margin between the log-likelihoods of the model's best two choices, as it is."""
+    return _each(store, "test", lambda example: example.confidence), {}
+
+
+def prompt_length(store: Store) -> Scored:
+    """Score by the number of tokens; whether more is better is read off the train split."""
+    rise = auroc(labels(store, "train"), _each(store, "train", _length))
+    sign = 1 if rise >= 0.5 else -1
+    return sign * _each(store, "test", _length), {"sign": sign}
+
+
+def tfidf(store: Store) -> Scored:
+    """Score by logistic regression on TF-IDF of the prompt's words and word pairs, ``C`` by validation."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+    train = vectorizer.fit_transform(_prompts(store.examples("train")))
+    held, test = (vectorizer.transform(_prompts(store.examples(split))) for split in ("validation", "test"))
+    target, held_target = labels(store, "train"), labels(store, "validation")
+    best = (-1.0, 0.0, np.empty(0))
+    for c in TFIDF_GRID:
+        model = LogisticRegression(C=c, solver="liblinear", random_state=0).fit(train, target)
+        found = auroc(held_target, model.decision_function(held))
+        if found > best[0]:
+            best = (found, c, model.decision_function(test))
+    return best[2], {"C": best[1], "validation_auroc": best[0]}
+
+
+BASELINES: Final[Mapping[str, Callable[[Store], Scored]]] = {
+    CONFIDENCE: confidence,
+    PROMPT_LENGTH: prompt_length,
+    TFIDF: tfidf,
+}
+
+
+def _each(store: Store, split: str, measure: Callable[[Example], float]) -> Floats:
+    return np.array([measure(example) for example in store.examples(split)], dtype=np.float64)
+
+
+def _length(example: Example) -> float:
+    return float(example.final_token_position + 1)
+
+
+def _prompts(examples: Sequence[Example]) -> list[str]:
+    return [example.prompt for example in examples]

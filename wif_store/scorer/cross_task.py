@@ -1,0 +1,53 @@
+"""Does a probe of one task know anything of another?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from wif_store.errors import ScoreError
+from wif_store.scorer.fitting import fit_one, read_layer, split_scores
+from wif_store.scorer.results import Curve, Transfer, TransferCell
+from wif_store.scorer.stats import holm, interval, placements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wif_store.scorer.features import Store
+    from wif_store.scorer.probes import Probe
+
+
+def transfer_table(
+    stores: Sequence[Store], curves: Sequence[Curve], probe: Probe, confidence: float
+) -> Transfer:
+    """Train on each task at its best common layer by validation, and test on every task there.
+
+    Args:
+        stores: one a task, of one model.
+        curves: the probe's curve on each store, in the same order.
+        probe: the probe the curves are of.
+        confidence: of the intervals.
+
+    Raises:
+        ScoreError: if the stores share no layer or differ in width.
+    """
+    common = set.intersection(*({point.layer for point in curve.points} for curve in curves))
+    sizes = sorted({store.d_model for store in stores})
+    if not common or len(sizes) > 1:
+        why = f"differ in d_model {sizes}" if len(sizes) > 1 else "have no layer in common"
+        msg = f"probe {probe.name!r} cannot move between tasks: the stores {why}; score stores of one model"
+        raise ScoreError(msg)
+    cells = []
+    for store, curve in zip(stores, curves, strict=True):
+        best = max((p for p in curve.points if p.layer in common), key=lambda p: p.validation_auroc or 0.0)
+        layer = int(best.layer or 0)
+        fitted = fit_one(probe, read_layer(store, probe, layer))
+        for other in stores:
+            data = read_layer(other, probe, layer)
+            moved = replace(data, where=f"{data.where}, trained on {store.task!r}")
+            scores = split_scores(fitted, moved, constant_ok=True)
+            measured = interval(placements(data.labels["test"], scores), confidence)
+            cells.append(TransferCell(store.task, other.task, layer, measured, p_holm=1.0))
+    adjusted = holm([cell.test.p_chance for cell in cells])
+    cells = [replace(cell, p_holm=p) for cell, p in zip(cells, adjusted, strict=True)]
+    return Transfer(probe.name, tuple(store.task for store in stores), tuple(cells))

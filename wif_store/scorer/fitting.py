@@ -1,0 +1,179 @@
+"""One probe on one task: every layer fitted, each measured on the test split once."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from wif_store.errors import ScoreError, WifError, first_line
+from wif_store.format.schema import SPLITS, Int8, Int64
+from wif_store.scorer.features import Features, Store, labels, layers_for, load
+from wif_store.scorer.probes import Fitted, Probe, fit, scores_of
+from wif_store.scorer.stats import Floats, Placements, auroc, placements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFit:
+    """What one layer gave, before any comparison."""
+
+    layer: int
+    validation_auroc: float
+    test: Placements
+    scores: Floats
+    seed_aurocs: tuple[float, ...]
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerData:
+    """One layer of a store, all splits, with where it comes from for errors."""
+
+    features: Mapping[str, Features]
+    labels: Mapping[str, Int8]
+    where: str
+
+
+def pick_layers(store: Store, probe: Probe, layers: Iterable[int] | None) -> tuple[int, ...]:
+    """Return the layers to fit: those asked for, or all that hold what the probe reads.
+
+    Raises:
+        ScoreError: if the store lacks one of them.
+    """
+    held = layers_for(store, probe.reads)
+    if not held:
+        msg = (
+            f"probe {probe.name!r} reads full sequences and the store of task {store.task!r} holds none; "
+            "build it with --sequence-layers"
+        )
+        raise ScoreError(msg)
+    wanted = held if layers is None else tuple(dict.fromkeys(layers))
+    if lacking := [layer for layer in wanted if layer not in held]:
+        kind = "layers" if probe.reads == "final_token" else "sequence layers"
+        msg = (
+            f"probe {probe.name!r}: the store of task {store.task!r} has no layer {lacking[0]}; "
+            f"its {kind} are {', '.join(map(str, held))}"
+        )
+        raise ScoreError(msg)
+    return wanted
+
+
+def fit_layers(store: Store, probe: Probe, layers: Iterable[int], seeds: int) -> list[LayerFit]:
+    """Fit the probe at each layer for each seed.
+
+    Seed 0 is the store's own division into train and validation; the others divide the same rows
+    anew. The test split never changes and nothing is chosen by it.
+    """
+    return _map(probe, lambda layer: _fit_layer(read_layer(store, probe, layer), layer, probe, seeds), layers)
+
+
+def read_layer(store: Store, probe: Probe, layer: int) -> LayerData:
+    """Read all splits of one layer."""
+    return LayerData(
+        {split: load(store, layer, probe.reads, split) for split in SPLITS},
+        {split: labels(store, split) for split in SPLITS},
+        f"probe {probe.name!r} at layer {layer} of task {store.task!r}",
+    )
+
+
+def fit_one(probe: Probe, data: LayerData, seed: int = 0) -> Fitted:
+    """Fit the probe on the train rows of ``seed``, with its validation rows to choose by.
+
+    Raises:
+        ScoreError: naming probe, layer and task, if the estimator raises.
+    """
+    features, target, held, held_target = _divide(data, seed)
+    try:
+        return fit(probe, features, target, (held, held_target), seed)
+    except WifError:
+        raise
+    except Exception as error:
+        msg = f"{data.where} raised {type(error).__name__} in fit: {first_line(error)}"
+        raise ScoreError(msg) from error
+
+
+def split_scores(
+    fitted: Fitted, data: LayerData, split: str = "test", *, constant_ok: bool = False
+) -> Floats:
+    """Score one split with a fitted probe.
+
+    Raises:
+        ScoreError: naming probe, layer and task, if the scores cannot be used.
+    """
+    try:
+        return scores_of(fitted.estimator, data.features[split], data.where, constant_ok=constant_ok)
+    except WifError:
+        raise
+    except Exception as error:
+        msg = f"{data.where} raised {type(error).__name__} in scoring: {first_line(error)}"
+        raise ScoreError(msg) from error
+
+
+def shuffled_control(probe: Probe, data: LayerData) -> Placements:
+    """Measure the probe on labels that are permuted within every split, so that nothing can be found.
+
+    The test labels are permuted too: against the true ones, a probe of noise falls to one side or
+    the other of the strongest direction in the data, and 0.5 would miss its interval far too often.
+    """
+    rng = np.random.default_rng(0)
+    permuted = replace(data, labels={split: rng.permutation(held) for split, held in data.labels.items()})
+    scores = split_scores(fit_one(probe, permuted), permuted, constant_ok=True)
+    return placements(permuted.labels["test"], scores)
+
+
+def _fit_layer(data: LayerData, layer: int, probe: Probe, seeds: int) -> LayerFit:
+    fitted = fit_one(probe, data)
+    scores = split_scores(fitted, data)
+    measured = placements(data.labels["test"], scores)
+    validation = auroc(data.labels["validation"], split_scores(fitted, data, "validation"))
+    others = (split_scores(fit_one(probe, data, seed), data) for seed in range(1, seeds))
+    spread = (measured.auroc, *(auroc(data.labels["test"], values) for values in others))
+    settings = chosen_settings(fitted.estimator)
+    return LayerFit(layer, validation, measured, scores, spread, settings, fitted.notes)
+
+
+def chosen_settings(estimator: Any) -> dict[str, Any]:
+    """Return what an estimator of ours, or a search of scikit-learn's, chose by itself."""
+    held = {name: getattr(estimator, name, None) for name in ("C_", "alpha_", "best_params_", "epochs_")}
+    return {
+        name.rstrip("_"): str(value) if isinstance(value, dict) else np.asarray(value).tolist()
+        for name, value in held.items()
+        if value is not None
+    }
+
+
+def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]:
+    """Return train and validation rows: the store's own for seed 0, else drawn anew within each class."""
+    train, held = data.features["train"], data.features["validation"]
+    target, held_target = data.labels["train"], data.labels["validation"]
+    if seed == 0:
+        return train, target, held, held_target
+    pool, pool_target = np.concatenate([train, held]), np.concatenate([target, held_target])
+    rng = np.random.default_rng(seed)
+    chosen: list[Int64] = []
+    for label in (0, 1):
+        rows = rng.permutation(np.flatnonzero(pool_target == label))
+        chosen.append(rows[: int((target == label).sum())])
+    picked = np.zeros(len(pool), dtype=bool)
+    picked[np.concatenate(chosen)] = True
+    return pool[picked], pool_target[picked], pool[~picked], pool_target[~picked]
+
+
+def _map(probe: Probe, work: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """Do the work for each item, on all cores if the probe allows, one BLAS thread each then."""
+    if not probe.threads:
+        return [work(item) for item in items]
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, items))

@@ -1,0 +1,152 @@
+"""Scores that someone else computed: read from a file, held against the test split."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wif_store.errors import ScoreError, names_in_line, one_line
+from wif_store.format.schema import SPLITS
+from wif_store.scorer.probes import check_scores, is_labels
+
+if TYPE_CHECKING:
+    from wif_store.scorer.features import Store
+    from wif_store.scorer.stats import Floats
+
+# pyarrow's errors are of most of these kinds; some of them have many lines.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, RecursionError, csv.Error)
+
+Predictions = str | PathLike[str] | Mapping[str, float]
+"""A CSV, JSONL or Parquet file with the columns ``id`` and ``score``, or a mapping of the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorePart:
+    """The scores of one store's test examples, in its order."""
+
+    scores: Floats
+    notes: tuple[str, ...]
+
+
+def read_predictions(predictions: Predictions) -> tuple[str, dict[str, float]]:
+    """Return the name of the method and its score for each example id.
+
+    Raises:
+        ScoreError: if the file cannot be read, lacks a column, gives an id twice, or holds a score
+            that is no finite number.
+    """
+    if isinstance(predictions, Mapping):
+        name, pairs = "predictions", [(str(i), s, f"id {i!r}") for i, s in predictions.items()]
+    else:
+        path = Path(predictions)
+        name, pairs = path.stem, list(_read(path))
+    if twice := [i for i, count in Counter(i for i, _, _ in pairs).items() if count > 1]:
+        msg = f"predictions {name!r} give {_named(twice)} more than once; expected each test id once"
+        raise ScoreError(msg)
+    return name, {i: _finite(score, f"predictions {name!r}, {place}") for i, score, place in pairs}
+
+
+def split_by_store(scores: Mapping[str, float], stores: Sequence[Store], name: str) -> list[StorePart]:
+    """Divide scores among the stores, each of whose test examples must have exactly one.
+
+    Raises:
+        ScoreError: if ids are missing, unknown or of another split, or the scores of a task are all
+            equal; the message names the task and the first such ids.
+    """
+    homes = {
+        example.id: (number, split)
+        for number, store in enumerate(stores)
+        for split in SPLITS
+        for example in store.examples(split)
+    }
+    tasks = ", ".join(store.task for store in stores)
+    if unknown := [i for i in scores if i not in homes]:
+        msg = f"predictions {name!r} hold {_named(unknown)}, not in {tasks}; score the test ids only"
+        raise ScoreError(msg)
+    if early := [i for i in scores if homes[i][1] != "test"]:
+        split = homes[early[0]][1]
+        msg = f"predictions {name!r} hold {_named(early)} of the {split} split; score the test ids only"
+        raise ScoreError(msg)
+    parts = []
+    for store in stores:
+        ids = [example.id for example in store.examples("test")]
+        where = f"predictions {name!r} for task {store.task!r}"
+        if missing := [i for i in ids if i not in scores]:
+            msg = f"{where} lack {_named(missing)} of {len(ids)} test examples; give every test id a score"
+            raise ScoreError(msg)
+        values = np.array([scores[i] for i in ids], dtype=np.float64)
+        notes: tuple[str, ...] = ()
+        if is_labels(values):
+            notes = ("labels, not scores: the AUROC is their balanced accuracy; probabilities rank finer",)
+        else:
+            check_scores(values, where)
+        parts.append(StorePart(values, notes))
+    return parts
+
+
+def _read(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Yield id, score and place of every row."""
+    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    if path.suffix.lower() not in readers:
+        msg = f"predictions {path} end in {path.suffix!r}; expected .csv, .jsonl or .parquet"
+        raise ScoreError(msg)
+    try:
+        for number, row in readers[path.suffix.lower()](path):
+            if not isinstance(row, dict) or row.get("id") is None or "score" not in row:
+                found = names_in_line(map(str, row)) if isinstance(row, dict) else type(row).__name__
+                msg = f"predictions {path}, row {number}: found {found or 'nothing'}; expected id and score"
+                raise ScoreError(msg)
+            yield str(row["id"]), row["score"], f"row {number}"
+    except FileNotFoundError as error:
+        msg = f"there is no predictions file {path}; give a .csv, .jsonl or .parquet with id and score"
+        raise ScoreError(msg) from error
+    except UNREADABLE as error:
+        msg = f"predictions {path} cannot be read ({one_line(error)}); expected rows of id and score"
+        raise ScoreError(msg) from error
+
+
+def _csv(path: Path) -> Iterable[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield reader.line_num, row
+
+
+def _jsonl(path: Path) -> Iterable[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, json.loads(line)
+
+
+def _parquet(path: Path) -> Iterable[tuple[int, Any]]:
+    import pyarrow.parquet as pq
+
+    names = set(pq.read_schema(path).names)
+    yield from enumerate(pq.read_table(path, columns=sorted({"id", "score"} & names)).to_pylist(), start=1)
+
+
+def _finite(score: Any, where: str) -> float:
+    try:
+        value = float(score)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        msg = f"{where}: the score is {score!r:.80}; expected a finite number"
+        raise ScoreError(msg)
+    return value
+
+
+def _named(ids: Sequence[str]) -> str:
+    """Name the first few ids and count the others."""
+    shown = ", ".join(repr(i) for i in ids[:3])
+    return shown if len(ids) <= 3 else f"{shown} and {len(ids) - 3} more ids"

@@ -1,0 +1,261 @@
+"""Results as tables: aligned text for a terminal, Markdown for ``results.md``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wif_store.scorer.paper import beside, figure1
+from wif_store.scorer.results import CONFIDENCE, Curve, Results, TaskResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from wif_store.scorer.stats import Auroc
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A titled table with remarks under it; ``detail`` is left to the file."""
+
+    title: str
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    remarks: Sequence[str] = ()
+    detail: bool = False
+
+
+def sections(results: Results, *, paper: bool = False) -> list[Section]:
+    """Lay the results out, the headline first."""
+    found = [_headline(results), *_layers(results)]
+    if results.between:
+        found.append(_between(results))
+    found += _transfers(results)
+    if paper:
+        found.append(_paper(results))
+    return [*found, *(_detail(results, task) for task in results.tasks), _repeat(results)]
+
+
+def to_text(parts: Iterable[Section]) -> str:
+    """Return what a terminal shows."""
+    blocks = []
+    for part in parts:
+        if not part.detail:
+            blocks.append("\n".join([part.title, *_aligned(part), *part.remarks]))
+    return "\n\n".join(blocks)
+
+
+def to_markdown(parts: Iterable[Section], command: str | None = None) -> str:
+    """Return the content of ``results.md``."""
+    lines = ["# Can a probe tell that the model will fail?", ""]
+    if command:
+        lines += ["```console", f"$ {command}", "```", ""]
+    for part in parts:
+        lines += [f"## {part.title}", ""]
+        if part.rows:
+            lines += [_row(part.header), _row(["---"] * len(part.header)), *map(_row, part.rows), ""]
+        for remark in part.remarks:
+            lines += [f"- {remark}"]
+        lines += [""] if part.remarks else []
+    return "\n".join(lines)
+
+
+def write(results: Results, folder: Path, *, command: str | None = None, paper: bool = False) -> None:
+    """Write ``results.json``, ``results.md`` and ``figure.png`` into a folder, made if need be."""
+    from wif_store.scorer.figure import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    record = json.dumps(results.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / "results.json").write_text(record + "\n", encoding="utf-8")
+    draw(results, folder / "figure.png")
+    text = to_markdown(sections(results, paper=paper), command)
+    picture = "![Test AUROC by layer](figure.png)\n\n## "
+    (folder / "results.md").write_text(text.replace("## ", picture, 1), encoding="utf-8")
+
+
+def verdict(results: Results, task: TaskResult, curve: Curve) -> str:
+    """Say in one sentence whether a probe beats the model's own confidence."""
+    test = curve.against(CONFIDENCE)
+    baseline = next(held.test.value for held in task.baselines if held.name == CONFIDENCE)
+    at = "" if curve.best.layer is None else f" at layer {curve.best.layer}"
+    return (
+        f"{task.task}: {curve.probe}{at} {test.verdict(results.confidence)} the model's own confidence "
+        f"({curve.best.test.value:.3f} against {baseline:.3f}, {test.difference:+.3f}, p {_p(test.p_holm)})."
+    )
+
+
+def _headline(results: Results) -> Section:
+    header = ["task", "method", "layer", "validation", "test AUROC", f"{_percent(results)} interval"]
+    header += ["seeds, mean ± SD", "vs chance, p", "vs confidence", "p"]
+    if drawn := any(curve.bootstrap for task in results.tasks for curve in task.curves):
+        header.append("bootstrap")
+    rows, remarks = [], []
+    for task in results.tasks:
+        for curve in task.curves:
+            best, chance, margin = curve.best, curve.against("chance"), curve.against(CONFIDENCE)
+            layer = "" if best.layer is None else str(best.layer)
+            validation = "" if best.validation_auroc is None else f"{best.validation_auroc:.3f}"
+            row = [task.task, curve.probe, layer, validation, *_auroc(best.test), _seeds(best.seed_aurocs)]
+            row += [_p(chance.p_holm), f"{margin.difference:+.3f}", _p(margin.p_holm)]
+            rows.append(row + ([_range(*curve.bootstrap)] if curve.bootstrap else []))
+            if curve.shuffled:
+                rows.append(
+                    [task.task, f"{curve.probe}, shuffled labels", layer, "", *_auroc(curve.shuffled)]
+                )
+            remarks.append(verdict(results, task, curve))
+        rows += [[task.task, held.name, "", "", *_auroc(held.test)] for held in task.baselines]
+    rows = [row + [""] * (len(header) - len(row)) for row in rows]
+    remarks += [
+        "Layer and C are chosen on validation; intervals: DeLong's over test examples, on the logit scale.",
+        f"p: DeLong's paired test, Holm-corrected over these rows; verdicts at {1 - results.confidence:.3g}.",
+        *_notes(results),
+    ]
+    if drawn:
+        remarks.append("The bootstrap resamples each class of the test split.")
+    return Section("Test AUROC at the layer chosen on validation", header, rows, remarks)
+
+
+def _layers(results: Results) -> Iterator[Section]:
+    """Lay out every layer, a table for each probe and a column for each task."""
+    base = max(int(task.store["protocol"].get("layer_base", 0)) for task in results.tasks)
+    for probe in dict.fromkeys(curve.probe for task in results.tasks for curve in task.curves):
+        curves = [curve for task in results.tasks for curve in task.curves if curve.probe == probe]
+        rows = []
+        for layer in sorted({p.layer for curve in curves for p in curve.points if p.layer is not None}):
+            cells = [next((p for p in curve.points if p.layer == layer), None) for curve in curves]
+            marks = ["*" if cell is curve.best else "" for cell, curve in zip(cells, curves, strict=True)]
+            shown = [f"{c.test.value:.3f}{m}" if c else "" for c, m in zip(cells, marks, strict=True)]
+            rows.append([str(layer + base), *shown])
+        if rows:
+            header = ["layer", *(task.task for task in results.tasks)]
+            remarks = ["* chosen on validation"]
+            if base:
+                remarks.append(
+                    f"This protocol counts layers from {base}: layer L is the output of block L-{base}."
+                )
+            yield Section(f"Test AUROC of {probe} by layer", header, rows, remarks)
+
+
+def _between(results: Results) -> Section:
+    rows = [[b.task, b.first, b.second, f"{b.difference:+.3f}", _p(b.p_holm)] for b in results.between]
+    header = ["task", "probe", "against", "difference", "p"]
+    return Section(
+        "Probe against probe, each at its chosen layer", header, rows, ["p: DeLong, paired; Holm."]
+    )
+
+
+def _transfers(results: Results) -> Iterator[Section]:
+    for table in results.transfer:
+        rows = []
+        for trained in table.tasks:
+            cells = [table.cell(trained, tested) for tested in table.tasks]
+            shown = [" ".join(_auroc(cell.test)) for cell in cells]
+            rows.append([trained, str(cells[0].layer), *shown])
+        header = ["trained on", "layer", *(f"on {task}" for task in table.tasks)]
+        beaten = [c for c in table.cells if c.train_task != c.test_task and c.p_holm < 1 - results.confidence]
+        named = ", ".join(f"{c.train_task} to {c.test_task} ({c.test.value:.3f})" for c in beaten) or "none"
+        remark = f"Away from the diagonal, different from 0.5 after Holm's correction: {named}."
+        yield Section(f"Transfer of {table.probe} between tasks, test AUROC", header, rows, [remark])
+
+
+def _paper(results: Results) -> Section:
+    held = figure1()
+    rows = []
+    for one in beside(results):
+        absent = "not scored" if one.probe is None else "no such layer"
+        ours = absent if one.ours is None else " ".join(_auroc(one.ours))
+        place = [one.task, str(one.paper_layer), str(one.layer)]
+        rows.append([*place, f"{one.paper:.3f}", one.probe or "", ours])
+    models = ", ".join(dict.fromkeys(_model(task) for task in results.tasks))
+    remarks = [
+        f"Paper: {held['source']}. Model: {held['model']}, {held['test_examples']} test examples.",
+        f"Ours: {models}. Of another model a layer of the same number is not the same depth.",
+    ]
+    header = ["task", "paper's layer", "block", "paper", "our probe", "ours"]
+    return Section("Beside the paper's Figure 1", header, rows, remarks)
+
+
+def _detail(results: Results, task: TaskResult) -> Section:
+    header = ["probe", "layer", "validation", "test AUROC", f"{_percent(results)} interval"]
+    header += ["seeds, mean ± SD", "chosen", "vs chance, p", "vs confidence", "p"]
+    rows = []
+    for curve in task.curves:
+        for point in curve.points:
+            chance, margin = point.comparisons[0], point.comparisons[1]
+            chosen = ", ".join(f"{key}={value}" for key, value in (point.settings or {}).items())
+            layer = "" if point.layer is None else str(point.layer)
+            validation = "" if point.validation_auroc is None else f"{point.validation_auroc:.3f}"
+            row = [curve.probe, layer, validation, *_auroc(point.test), _seeds(point.seed_aurocs), chosen]
+            rows.append([*row, _p(chance.p_holm), f"{margin.difference:+.3f}", _p(margin.p_holm)])
+    sizes = ", ".join(f"{count} {split}" for split, count in task.examples.items())
+    remarks = [f"{sizes} examples", "p are Holm-corrected over all layers and tasks."]
+    return Section(f"Every layer of {task.task}", header, rows, remarks, detail=True)
+
+
+def _repeat(results: Results) -> Section:
+    rows = [
+        [t.task, _model(t), str(t.store["protocol"].get("name", "")), t.store["manifest_sha256"]]
+        for t in results.tasks
+    ]
+    remarks = [f"{name} {number}" for name, number in results.versions.items()]
+    remarks.append(f"settings: {json.dumps(dict(results.settings))}")
+    header = ["task", "model", "protocol", "manifest, SHA-256 of its canonical JSON"]
+    return Section("To repeat this", header, rows, remarks, detail=True)
+
+
+def _notes(results: Results) -> list[str]:
+    """Gather what the fits had to say, each thing once, with the tasks and at how many layers."""
+    said: dict[str, Counter[str]] = {}
+    for task in results.tasks:
+        for curve in task.curves:
+            for point in curve.points:
+                for note in point.notes:
+                    said.setdefault(f"{curve.probe}: {note}", Counter())[task.task] += 1
+    return [f"{note} ({_counted(tasks)})" for note, tasks in said.items()]
+
+
+def _counted(tasks: Counter[str]) -> str:
+    return ", ".join(task if count == 1 else f"{task} at {count} layers" for task, count in tasks.items())
+
+
+def _model(task: TaskResult) -> str:
+    model = task.store["model"]
+    return str(model.get("id") or model.get("name") or "unnamed model")
+
+
+def _percent(results: Results) -> str:
+    return f"{100 * results.confidence:.6g}%"
+
+
+def _auroc(measured: Auroc) -> tuple[str, str]:
+    return f"{measured.value:.3f}", _range(measured.low, measured.high)
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+def _seeds(aurocs: Sequence[float]) -> str:
+    if len(aurocs) < 2:
+        return ""
+    return f"{statistics.fmean(aurocs):.3f} ± {statistics.stdev(aurocs):.3f} ({len(aurocs)})"
+
+
+def _p(value: float) -> str:
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _aligned(part: Section) -> list[str]:
+    if not part.rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(part.header, *part.rows, strict=True)]
+    lines = [part.header, ["-" * width for width in widths], *part.rows]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -1,0 +1,156 @@
+"""What a scoring run found: plain frozen records, written to ``results.json`` as they stand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wif_store.scorer.stats import Auroc
+
+SCHEMA: Final = "wif-store-results"
+SCHEMA_VERSION: Final = 1
+CHANCE: Final = "chance"
+CONFIDENCE: Final = "confidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A paired DeLong test of a curve's point against something else on the same test examples.
+
+    ``p_holm`` is corrected over the family the record stands in: all layers and tasks for a
+    :class:`Point`, the chosen points of all tasks and probes for a :class:`Curve`.
+    """
+
+    against: str
+    difference: float
+    p: float
+    p_holm: float
+
+    def verdict(self, confidence: float) -> str:
+        """Say in words what the test says at level ``1 - confidence``."""
+        if self.p_holm >= 1.0 - confidence:
+            return "does not beat"
+        return "beats" if self.difference > 0 else "is worse than"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A probe at one layer of one task.
+
+    ``layer`` is ``None`` for predictions, which come from no layer. ``validation_auroc`` is what
+    layers are chosen by. ``seed_aurocs`` are test AUROCs with the train and validation rows divided
+    anew and the estimator seeded anew; the first is ``test``. ``settings`` were chosen on validation.
+    """
+
+    layer: int | None
+    test: Auroc
+    validation_auroc: float | None = None
+    seed_aurocs: tuple[float, ...] = ()
+    settings: Mapping[str, Any] | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A probe over the layers of a task.
+
+    ``chosen`` indexes ``points``: the layer with the best validation AUROC. ``shuffled`` is the same
+    probe at that layer with the labels shuffled within every split.
+    """
+
+    probe: str
+    reads: str | None
+    points: tuple[Point, ...]
+    chosen: int
+    comparisons: tuple[Comparison, ...] = ()
+    shuffled: Auroc | None = None
+    bootstrap: tuple[float, float] | None = None
+
+    @property
+    def best(self) -> Point:
+        """The point chosen on validation."""
+        return self.points[self.chosen]
+
+    def against(self, name: str) -> Comparison:
+        """Return the chosen point's comparison with ``name``."""
+        return next(comparison for comparison in self.comparisons if comparison.against == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A score that needs no residuals."""
+
+    name: str
+    test: Auroc
+    settings: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """Everything measured on one store."""
+
+    task: str
+    store: Mapping[str, Any]
+    examples: Mapping[str, int]
+    baselines: tuple[Baseline, ...]
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A paired DeLong test between two probes, each at its chosen layer; Holm over tasks and pairs."""
+
+    task: str
+    first: str
+    second: str
+    difference: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransferCell:
+    """A probe trained on one task and tested on another, at the training task's chosen layer."""
+
+    train_task: str
+    test_task: str
+    layer: int
+    test: Auroc
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """The transfer table of one probe, row by row; ``p_holm`` tests against 0.5 over all its cells."""
+
+    probe: str
+    tasks: tuple[str, ...]
+    cells: tuple[TransferCell, ...]
+
+    def cell(self, train_task: str, test_task: str) -> TransferCell:
+        """Return one cell."""
+        return next(c for c in self.cells if (c.train_task, c.test_task) == (train_task, test_task))
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A whole run. ``settings`` and each task's ``store`` are what is needed to repeat it."""
+
+    confidence: float
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    tasks: tuple[TaskResult, ...]
+    between: tuple[Between, ...] = ()
+    transfer: tuple[Transfer, ...] = ()
+
+    def task(self, name: str) -> TaskResult:
+        """Return one task's results."""
+        return next(task for task in self.tasks if task.task == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``results.json``."""
+        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
