@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -33,6 +34,7 @@ class Record:
         token_ids: int32 ``[length]``, the tokens that were read.
         final_token: raw ``[layers, d_model]``, resid_post at the last of them.
         sequence: raw ``[sequence_layers, length, d_model]``, resid_post at each of them.
+        answer_mass: Probability mass of the scored answers where they are scored after one context; else NaN.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Record:
     token_ids: Int32
     final_token: Raw
     sequence: Raw
+    answer_mass: float = math.nan
 
 
 class Extract(Protocol):

@@ -1,8 +1,9 @@
 """Journalled blocks: outcomes of all their examples, and residuals that are read back piece by piece.
 
-A block is two files. ``000012.residuals`` holds the raw values and nothing else: the vectors of each layer,
-then of each layer the sequences, example by example. ``000012.npz``, written after it, holds everything that
-is small, and the checksums: of each layer's vectors and of each sequence. A block is there once that file is.
+A block is two files. ``train-000012.residuals`` holds the raw values and nothing else: the vectors of each
+layer, then of each layer the sequences, example by example. ``train-000012.npz``, written after it, holds
+everything that is small, and the checksums: of each layer's vectors and of each sequence. A block is there once
+that file is. The residuals are removed when the store has them.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from wif_store.errors import BuildError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from wif_store.storage import Storage
-    from wif_store.records import Raw, Record
     from wif_store.format.schema import Int32
+    from wif_store.records import Raw, Record
+    from wif_store.storage import Storage
 
-BLOCK: Final = re.compile(r"(\d{6})\.npz")
+BLOCK: Final = re.compile(r"(\w+-\d{6})\.npz")
+RESIDUALS: Final = ".residuals"
 
 
 class Piece(NamedTuple):
     """Values that are read together: ``rows`` vectors from byte ``start`` of a block's residuals."""
 
-    block: int
+    block: str
     start: int
     rows: int
     crc: int
@@ -42,12 +44,13 @@ class Block:
     """One block, without its residuals.
 
     Attributes:
-        number: Which one it is.
+        name: Which one it is.
         logprobs: float64 ``[n, most choices]``, NaN past an example's own choices.
         choice_tokens: int32 ``[n, most choices]``.
         prediction: int64 ``[n]``.
         cut: int64 ``[n]``.
-        place: int64 ``[n]``, the row of each example among those that have residuals, -1 where it has none.
+        mass: float64 ``[n]``, the probability mass of the scored answers; NaN where it is not known.
+        row: int64 ``[n]``, the row of each example among those that have residuals, -1 where it has none.
         prompts: The text read for each of those.
         offsets: int64 ``[rows + 1]`` into ``token_ids`` and the tokens of their sequences.
         token_ids: int32 ``[tokens]``.
@@ -57,12 +60,13 @@ class Block:
         sequence_crc: uint32 ``[sequence_layers, rows]``.
     """
 
-    number: int
+    name: str
     logprobs: np.ndarray
     choice_tokens: np.ndarray
     prediction: np.ndarray
     cut: np.ndarray
-    place: np.ndarray
+    mass: np.ndarray
+    row: np.ndarray
     prompts: list[str]
     offsets: np.ndarray
     token_ids: Int32
@@ -78,14 +82,14 @@ class Block:
 
     def vectors(self, index: int) -> Piece:
         """The vectors of all rows that are to go into a layer of the store."""
-        return Piece(self.number, index * self.rows * self._width, self.rows, int(self.vectors_crc[index]))
+        return Piece(self.name, index * self.rows * self._width, self.rows, int(self.vectors_crc[index]))
 
     def sequence(self, index: int, row: int) -> Piece:
         """The sequence of a row that is to go into a layer of the store."""
         begin, end = self.offsets[row : row + 2].tolist()
         before = len(self.vectors_crc) * self.rows + index * int(self.offsets[-1])
         return Piece(
-            self.number, (before + begin) * self._width, end - begin, int(self.sequence_crc[index, row])
+            self.name, (before + begin) * self._width, end - begin, int(self.sequence_crc[index, row])
         )
 
     @property
@@ -96,20 +100,29 @@ class Block:
 class Blocks:
     """The blocks of a journal. Each is written once, by whoever extracted it."""
 
-    def __init__(self, place: Storage) -> None:
-        self._place = place
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
-    def numbers(self) -> set[int]:
-        """Those that are whole."""
-        found = map(BLOCK.fullmatch, self._place.sizes())
-        return {int(match[1]) for match in found if match}
+    def names(self) -> set[str]:
+        """Those that are complete."""
+        found = map(BLOCK.fullmatch, self._storage.sizes())
+        return {match[1] for match in found if match}
 
-    def write(self, number: int, records: Sequence[Record], wanted: Sequence[bool]) -> None:
+    def with_residuals(self) -> set[str]:
+        """Those whose residuals are still there."""
+        names = self._storage.sizes()
+        return {name.removesuffix(RESIDUALS) for name in names if name.endswith(RESIDUALS)}
+
+    def remove_residuals(self, name: str) -> None:
+        """Remove the residuals of a block, which the store has or does not need; what is small stays."""
+        self._storage.remove(name + RESIDUALS)
+
+    def write(self, name: str, records: Sequence[Record], wanted: Sequence[bool]) -> None:
         """Write one block; residuals only of the ``wanted`` records. Durable once this returns."""
         kept = [r for r, want in zip(records, wanted, strict=True) if want]
         vectors_crc: list[int] = []
         sequence_crc: list[int] = []
-        self._place.write(f"{number:06d}.residuals", _residuals(kept, vectors_crc, sequence_crc))
+        self._storage.write(name + RESIDUALS, _residuals(kept, vectors_crc, sequence_crc))
         labels = io.BytesIO()
         np.savez(
             labels,
@@ -117,7 +130,8 @@ class Blocks:
             choice_tokens=_table([r.choice_tokens for r in records], 0),
             prediction=np.array([r.prediction for r in records]),
             cut=np.array([r.cut for r in records]),
-            place=np.where(wanted, np.cumsum(wanted) - 1, -1),
+            mass=np.array([r.answer_mass for r in records]),
+            row=np.where(wanted, np.cumsum(wanted) - 1, -1),
             prompts=np.frombuffer(json.dumps([r.prompt for r in kept]).encode(), np.uint8),
             offsets=np.cumsum([0, *(len(r.token_ids) for r in kept)]),
             token_ids=np.concatenate([r.token_ids for r in kept]) if kept else np.zeros(0, np.int32),
@@ -126,22 +140,22 @@ class Blocks:
             vectors_crc=np.array(vectors_crc, np.uint32),
             sequence_crc=np.array(sequence_crc, np.uint32).reshape(-1, max(1, len(kept))),
         )
-        self._place.write(f"{number:06d}.npz", [labels.getvalue()])
+        self._storage.write(f"{name}.npz", [labels.getvalue()])
 
-    def block(self, number: int) -> Block:
+    def block(self, name: str) -> Block:
         """Read one block back, without its residuals.
 
         Raises:
             BuildError: If it is not what was written.
         """
-        content = self._place.read(f"{number:06d}.npz")
+        content = self._storage.read(f"{name}.npz")
         try:
             with np.load(io.BytesIO(content)) as labels:
                 values = {name: labels[name] for name in labels.files}
             return Block(
                 **values
                 | {
-                    "number": number,
+                    "name": name,
                     "prompts": json.loads(values["prompts"].tobytes()),
                     "dtype": str(values["dtype"]),
                     "d_model": int(values["d_model"]),
@@ -149,7 +163,7 @@ class Blocks:
             )
         except Exception:
             # What is damaged makes numpy raise many kinds, of its own and of zip, zlib and tokenize.
-            raise self._damaged(number) from None
+            raise self._damaged(name) from None
 
     def read(self, pieces: Sequence[Piece], dtype: str, d_model: int) -> Raw:
         """Residuals of some pieces, end to end, each held against its checksum.
@@ -163,13 +177,17 @@ class Blocks:
         width = d_model * np.dtype(dtype).itemsize
         values = np.empty((sum(p.rows for p in pieces), d_model), dtype)
         room, at = values.reshape(-1).view(np.uint8), 0
-        for run in _runs(pieces, width, self._place.gap):
+        for run in _runs(pieces, width, self._storage.gap):
             first, last = run[0], run[-1]
             stop = last.start + last.rows * width
             try:
-                found = self._place.read(f"{first.block:06d}.residuals", first.start, stop)
+                found = self._storage.read(first.block + RESIDUALS, first.start, stop)
             except FileNotFoundError:
-                raise self._damaged(first.block) from None
+                msg = (
+                    f"{self._storage}/{first.block}{RESIDUALS} is gone, and a shard made of it too: delete "
+                    f"{self._storage.parent} and run the same command again"
+                )
+                raise BuildError(msg) from None
             content = np.frombuffer(found, np.uint8)
             for piece in run:
                 begin, size = piece.start - first.start, piece.rows * width
@@ -180,9 +198,9 @@ class Blocks:
                 at += size
         return values
 
-    def _damaged(self, number: int) -> BuildError:
-        name = f"{self._place}/{number:06d}"
-        return BuildError(f"{name} is damaged: delete {name}.npz and run the same command again")
+    def _damaged(self, name: str) -> BuildError:
+        path = f"{self._storage}/{name}"
+        return BuildError(f"{path} is damaged: delete {path}.npz and run the same command again")
 
 
 def _residuals(

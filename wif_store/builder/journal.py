@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from wif_store.builder.blocks import Blocks
 from wif_store.builder.differences import differences, listed
 from wif_store.errors import BuildError
-from wif_store.storage import PARTIAL, storage_of
 from wif_store.format.schema import MANIFEST
+from wif_store.storage import PARTIAL, storage_of
 
 if TYPE_CHECKING:
     import os
@@ -30,21 +30,22 @@ class Journal:
 
     Attributes:
         out: Where the store will stand.
-        store: Where it is written.
+        folder: The journal's own folder.
+        store: Where the store is written.
         blocks: What was extracted.
     """
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.out = storage_of(out)
-        self.place = self.out.parent.at(self.out.name + PARTIAL)
-        self.store = self.place.at("store") if self.out.renames else self.out
-        self.blocks = Blocks(self.place.at("blocks"))
-        self._shards = self.place.at("shards")
+        self.folder = self.out.parent.at(self.out.name + PARTIAL)
+        self.store = self.folder.at("store") if self.out.renames else self.out
+        self.blocks = Blocks(self.folder.at("blocks"))
+        self._shards = self.folder.at("shards")
         self._held = ExitStack()
 
     def taken(self) -> bool:
         """Whether something stands at ``OUT`` that is not this build's unfinished work."""
-        if self.out.renames or not self.place.exists(PLAN):
+        if self.out.renames or not self.folder.exists(PLAN):
             return self.out.exists()
         return self.out.exists(MANIFEST)
 
@@ -55,23 +56,23 @@ class Journal:
             BuildError: If another process holds it, or it belongs to a build with other settings.
         """
         try:
-            self._held.enter_context(self.place.hold())
+            self._held.enter_context(self.folder.hold())
         except BlockingIOError:
-            msg = f"another build is writing {self.place}: wait for it, or choose another --out"
+            msg = f"another build is writing {self.folder}: wait for it, or choose another --out"
             raise BuildError(msg) from None
         if self.taken():
             self.close()
             msg = f"another build has just finished {self.out}: run the same command again to see that"
             raise BuildError(msg)
-        if self.place.exists(PLAN):
+        if self.folder.exists(PLAN):
             self._check_same(plan)
         else:
-            self.place.write(PLAN, [json.dumps(plan, indent=1).encode()])
-        _sweep(self.place)
+            self.folder.write(PLAN, [json.dumps(plan, indent=1).encode()])
+        _sweep(self.folder)
 
     def begun(self) -> bool:
         """Whether a build is in progress here."""
-        return self.place.exists(PLAN)
+        return self.folder.exists(PLAN)
 
     def close(self) -> None:
         """Let go of it."""
@@ -82,7 +83,7 @@ class Journal:
         if self.out.renames:
             # A worker may have been killed that this process outlived.
             _sweep(self.store)
-            self.out.parent.rename(f"{self.place.name}/{self.store.name}", self.out.name)
+            self.out.parent.rename(f"{self.folder.name}/{self.store.name}", self.out.name)
         self._log(line)
         self.discard()
 
@@ -92,57 +93,57 @@ class Journal:
         lines = [beside.read(log) if beside.exists(log) else b"", line]
         if self.out.renames:
             # Made in the journal: what a kill leaves of it goes with the journal.
-            self.place.write("log", lines)
-            beside.rename(f"{self.place.name}/log", log)
+            self.folder.write("log", lines)
+            beside.rename(f"{self.folder.name}/log", log)
         else:
             beside.write(log, lines)
 
     def discard(self) -> None:
         """Remove the journal of a finished build."""
         # Held until it is gone: who waits for it must not take a half of it for a new one.
-        self.place.remove()
+        self.folder.remove()
         self.close()
 
     def discard_left(self, plan: Mapping[str, Any]) -> None:
-        """Remove what is left of the journal of a build that was killed when its store was whole."""
-        if not self.place.exists():
+        """Remove what is left of the journal of a build that was killed when its store was finished."""
+        if not self.folder.exists():
             return
-        with suppress(BlockingIOError), self.place.hold():
+        with suppress(BlockingIOError), self.folder.hold():
             # The plan may be gone already; another plan is the journal of another build.
-            if not self.place.exists(PLAN) or self._found_plan() == json.loads(json.dumps(plan)):
-                self.place.remove()
+            if not self.folder.exists(PLAN) or self._found_plan() == json.loads(json.dumps(plan)):
+                self.folder.remove()
 
     def shards(self) -> dict[str, Entry]:
         """The shards that are done: what the manifest will say of each."""
         sizes = self.store.sizes()
         # A kill leaves half-written notes, which are not removed before the journal is opened.
-        whole = (name for name in self._shards.sizes() if not name.endswith(PARTIAL))
-        notes = (json.loads(self._shards.read(name)) for name in whole)
+        finished = (name for name in self._shards.sizes() if not name.endswith(PARTIAL))
+        notes = (json.loads(self._shards.read(name)) for name in finished)
         return {
-            note["file"]: note["entry"] for note in notes if sizes.get(note["file"]) == note["entry"]["size"]
+            note["path"]: note["entry"] for note in notes if sizes.get(note["path"]) == note["entry"]["size"]
         }
 
-    def note_shard(self, name: str, entry: Entry) -> None:
+    def note_shard(self, path: str, entry: Entry) -> None:
         """Note that a shard is done. A note is an object of its own, for object stores cannot append."""
-        note = json.dumps({"file": name, "entry": entry})
-        self._shards.write(f"{name.replace('/', '.')}.json", [note.encode()])
+        note = json.dumps({"path": path, "entry": entry})
+        self._shards.write(f"{path.replace('/', '.')}.json", [note.encode()])
 
     def _found_plan(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.place.read(PLAN))
+        found: dict[str, Any] = json.loads(self.folder.read(PLAN))
         return found
 
     def _check_same(self, plan: Mapping[str, Any]) -> None:
         differing = differences(self._found_plan(), json.loads(json.dumps(plan)))
         if differing:
             msg = (
-                f"{self.place} holds an unfinished build with another {listed(differing)}: "
+                f"{self.folder} holds an unfinished build with another {listed(differing)}: "
                 "repeat its own command, choose another --out, or delete it"
             )
             raise BuildError(msg)
 
 
-def _sweep(place: Storage) -> None:
+def _sweep(storage: Storage) -> None:
     """Remove the half-written files that a kill leaves beside those they were to become."""
-    for name in place.sizes():
+    for name in storage.sizes():
         if name.endswith(PARTIAL):
-            place.remove(name)
+            storage.remove(name)

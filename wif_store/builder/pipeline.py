@@ -1,4 +1,4 @@
-"""The build: scan a task with a model, keep balanced successes and failures, write the store."""
+"""The build: scan a task with a model, keep pairs of a success and a failure, write the store meanwhile."""
 
 from __future__ import annotations
 
@@ -8,31 +8,44 @@ import json
 import os
 import platform
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wif_store.store.audit import Audited, audit_examples, audit_published, shows_gold
-from wif_store.builder.workers import LocalWorkers
-from wif_store.errors import BuildError
 from wif_store.builder.journal import Journal
 from wif_store.builder.plan import Settings as Settings
 from wif_store.builder.plan import check_finished, plan_of
-from wif_store.builder.scan import Progress as Progress
 from wif_store.builder.scan import Scan
-from wif_store.format.schema import SPLITS
-from wif_store.builder.selection import visit_order
-from wif_store.builder.writer import StoreWriter
+from wif_store.builder.selection import check_pairs
+from wif_store.builder.workers import LocalWorkers
+from wif_store.builder.writer import SplitWriter, finish_store
+from wif_store.errors import BuildError
+from wif_store.format.schema import FINAL_TOKEN, SEQUENCE, SPLITS
+from wif_store.store.audit import Audited, audit_examples, audit_published
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
+    from concurrent.futures import Future
 
+    from wif_store.builder.scan import SplitScan
+    from wif_store.builder.shards import Shard, ShardJob
     from wif_store.builder.workers import Workers
-    from wif_store.storage import Entry
     from wif_store.records import Engine
-    from wif_store.builder.shards import ShardJob
+    from wif_store.storage import Entry
     from wif_store.tasks.rows import Source
-    from wif_store.builder.writer import Kept
+
+
+class Progress:
+    """Told how a build goes. This one says nothing; the command line draws bars."""
+
+    def scanned(self, parts: Mapping[str, SplitScan], tokens: int) -> None:
+        """Outcomes were counted: see the tallies of the splits; ``tokens`` were run by this call's workers."""
+
+    def writing(self, done: int, total: int) -> None:
+        """The scan is over; ``done`` of ``total`` uncompressed bytes are in shards that are durable."""
+
+    def phase(self, name: str) -> None:
+        """What is done now, where it is neither scanning nor writing."""
 
 
 @dataclass(slots=True)
@@ -48,19 +61,21 @@ class Report:
     tokens: int = 0
     scan_seconds: float = 0.0
     write_seconds: float = 0.0
+    durable_share: float = 0.0
+    """Of all residual bytes, those that were in durable shards when the scan ended."""
 
 
-def build(
+def build_store(
     settings: Settings,
     source: Source,
     engine: Engine,
     out: str | os.PathLike[str],
     progress: Progress | None = None,
-    crew: Workers | None = None,
+    workers: Workers | None = None,
 ) -> Report:
     """Build a store at ``out``, or finish the one that the same call began.
 
-    No store stands at ``out`` until it is whole: the build works in ``OUT.partial``.
+    No store stands at ``out`` until it is complete: the build works in ``OUT.partial``.
 
     Args:
         settings: What is to be built.
@@ -68,7 +83,7 @@ def build(
         engine: The model.
         out: A folder, or a URL of an object store that fsspec understands.
         progress: Told how it goes.
-        crew: Who does the work; this process, with the engine's model, unless told otherwise.
+        workers: Who does the work; this process, with the engine's model, unless told otherwise.
 
     Raises:
         WifError: Bad input; what was scanned before stays where it is for the same call to resume.
@@ -86,95 +101,146 @@ def build(
             return Report(address, already_built=True)
         try:
             journal.open(plan)
-            with ExitStack() as stack:
-                stack.enter_context(_old_objects_kept())
-                crew = crew or stack.enter_context(LocalWorkers(engine.extract))
-                return _run(settings, engine, source, journal, progress or Progress(), crew, plan)
+            with _old_objects_kept(), workers or LocalWorkers(engine.extract) as working:
+                return _Build(settings, source, engine, journal, progress or Progress(), plan).run(working)
         finally:
             journal.close()
 
 
-def _run(
-    settings: Settings,
-    engine: Engine,
-    source: Source,
-    journal: Journal,
-    progress: Progress,
-    crew: Workers,
-    plan: Mapping[str, Any],
-) -> Report:
-    started = time.monotonic()
-    candidates = visit_order(source.candidates, settings.seed)
-    scan = Scan(settings, candidates, engine.batching["block"], journal, progress)
-    scan.run(crew)
-    scanned_at = time.monotonic()
-    positions, k = scan.tally.settle()
-    kept = scan.kept(positions)
-    selection = {
-        **plan["selection"],
-        "k": k,
-        "rows": source.record["rows"],
-        "duplicates": source.duplicates,
-        "contradictory": list(source.contradictory),
-        **scan.outcomes(scan.tally.scanned(positions)),
-    }
-    header = {
-        **{name: plan[name] for name in ("task", "protocol", "model", "source", "batching", "versions")},
-        "selection": selection,
-        "audit": _audit(settings, kept, source),
-    }
-    # Rows are ordered by split; within one, by visit.
-    ordered = sorted(kept, key=lambda e: SPLITS.index(e.split))
-    writer = StoreWriter(ordered, engine.layers, engine.sequence_layers, engine.d_model)
-    shards = _write_shards(writer, journal, crew, progress)
-    writer.finish(journal.store, header, shards)
-    report = Report(
-        str(journal.out),
-        selection,
-        header["audit"],
-        resumed_blocks=scan.resumed,
-        blocks=scan.blocks,
-        tokens=scan.tokens,
-        scan_seconds=scanned_at - started,
-        write_seconds=time.monotonic() - scanned_at,
-    )
-    journal.finish(_run_line(report, engine))
-    return report
+@dataclass
+class _Build:
+    """One build under way."""
 
+    settings: Settings
+    source: Source
+    engine: Engine
+    journal: Journal
+    progress: Progress
+    plan: Mapping[str, Any]
+    shards: dict[str, Entry] = field(default_factory=dict)
+    """What the manifest will say of the shards that are durable."""
+    writing: dict[Future[Shard], ShardJob] = field(default_factory=dict)
+    """The shards that are being written."""
 
-def _write_shards(writer: StoreWriter, journal: Journal, crew: Workers, progress: Progress) -> dict[str, Entry]:
-    """Have the shards written that no earlier call has; what the manifest says of each."""
-    there, written = journal.shards(), 0
-    entries: dict[str, Entry] = {}
+    def __post_init__(self) -> None:
+        self.scan = Scan(self.settings, self.source, self.journal)
+        self.writers = {split: SplitWriter(split, self.engine) for split in SPLITS}
+        self.closed: set[str] = set()
+        self.there = self.journal.shards()
+        self.durable = 0
 
-    def done(name: str, size: int, entry: Entry) -> None:
-        nonlocal written
-        entries[name] = entry
-        written += size
-        progress.writing(written, writer.size)
+    def run(self, workers: Workers) -> Report:
+        """Scan, write and finish."""
+        started = time.monotonic()
+        for _ in self.scan.run(workers):
+            self.progress.scanned(self.scan.parts, self.scan.tokens)
+            self._take_rows(workers)
+        check_pairs({split: part.tally for split, part in self.scan.parts.items()})
+        scanned = time.monotonic()
+        total = sum(writer.size for writer in self.writers.values())
+        durable_share = self.durable / total
+        self.progress.writing(self.durable, total)
+        for written in list(self.writing):
+            written.result()
+            self._collect()
+            self.progress.writing(self.durable, total)
+        self.progress.phase("auditing")
+        sections = self._sections()
+        finish_store(self.journal.store, sections, self.writers, self.shards)
+        report = Report(
+            str(self.journal.out),
+            sections["selection"],
+            sections["audit"],
+            resumed_blocks=self.scan.resumed,
+            blocks=self.scan.blocks,
+            tokens=self.scan.tokens,
+            scan_seconds=scanned - started,
+            write_seconds=time.monotonic() - scanned,
+            durable_share=durable_share,
+        )
+        self.journal.finish(_run_line(report, self.engine))
+        return report
 
-    def wanted() -> Iterator[ShardJob]:
-        for job in writer.shards():
-            if job.name in there:
-                done(job.name, job.size, there[job.name])
-            else:
-                yield job
+    def _take_rows(self, workers: Workers) -> None:
+        """Take up the rows that became final, and have the shards written that they complete."""
+        for split, part in self.scan.parts.items():
+            writer = self.writers[split]
+            writer.add(self.scan.rows(split, part.tally.rows(len(writer.rows) // 2)))
+            last = part.ended and split not in self.closed
+            if last:
+                self.closed.add(split)
+            for job in writer.shards(last=last):
+                if job.path in self.there:
+                    self.shards[job.path] = self.there[job.path]
+                    self.durable += job.size
+                else:
+                    self.writing[workers.write(job, self.journal)] = job
+        self._collect()
 
-    with closing(crew.write(wanted(), journal)) as shards:
-        for shard in shards:
-            done(shard.name, shard.size, shard.entry)
-    return entries
+    def _collect(self) -> None:
+        """Take note of the shards that are durable, and remove what the journal has for nobody."""
+        finished = [future for future in self.writing if future.done()]
+        for future in finished:
+            job, shard = self.writing.pop(future), future.result()
+            self.shards[shard.path] = shard.entry
+            self.durable += job.size
+        if finished:
+            self._shrink_journal()
 
+    def _shrink_journal(self) -> None:
+        """Remove the residuals of blocks that durable shards have, or that no row is made of."""
+        there = self.journal.blocks.with_residuals()
+        for split, part in self.scan.parts.items():
+            writer = self.writers[split]
+            being_written = (job for job in self.writing.values() if job.path.startswith(f"{split}/"))
+            first = min([writer.first_unwritten, *map(writer.first_row, being_written)])
+            needed = self.scan.waiting(split) | {row.block.name for row in writer.rows[first:]}
+            counted = {part.name(number) for number in range(part.counted)}
+            for name in sorted((counted & there) - needed):
+                self.journal.blocks.remove_residuals(name)
 
-def _audit(settings: Settings, kept: Sequence[Kept], source: Source) -> dict[str, Any]:
-    examples = (
-        Audited(e.values["example_id"], e.split, bool(e.values["success"]), e.values["cut_tokens"])
-        for e in kept
-    )
-    return {
-        **audit_examples(examples, gold_in_prompt=shows_gold(settings.task, settings.protocol)),
-        "published_source": audit_published(source.candidates),
-    }
+    def _sections(self) -> dict[str, Any]:
+        """The sections of the manifest other than ``files``."""
+        splits = {}
+        for split, writer in self.writers.items():
+            groups = {row.values["group"] for row in writer.rows}
+            splits[split] = {
+                "examples": len(writer.rows),
+                "tokens": writer.tokens,
+                "groups": len(groups),
+                **self.scan.counts(split),
+            }
+        selection = {
+            **self.plan["selection"],
+            "k": sum(len(writer.rows) for writer in self.writers.values()) // 2,
+            "rows": self.source.record["rows"],
+            "duplicates": self.source.duplicates,
+            "contradictory": list(self.source.contradictory),
+            **self.scan.outcomes(),
+        }
+        copied = ("task", "outcome", "protocol", "model", "source", "batching", "versions")
+        return {
+            **{name: self.plan[name] for name in copied},
+            "selection": selection,
+            "splits": splits,
+            "layers": {
+                FINAL_TOKEN: list(self.engine.layers),
+                SEQUENCE: list(self.engine.sequence_layers),
+            },
+            "sites": {FINAL_TOKEN: "the last token of what is read"},
+            "audit": self._audit(),
+        }
+
+    def _audit(self) -> dict[str, Any]:
+        examples = (
+            Audited(row["id"], split, bool(row["success"]), row["group"], row["prompt"], row["cut_tokens"])
+            for split, writer in self.writers.items()
+            for row in writer.table()
+        )
+        return {
+            **audit_examples(examples, gold_in_prompt=self.plan["protocol"]["shows_gold"]),
+            "published_source": audit_published(self.source.candidates),
+        }
 
 
 def _run_line(report: Report, engine: Engine) -> bytes:
@@ -187,6 +253,7 @@ def _run_line(report: Report, engine: Engine) -> bytes:
         "tokens": report.tokens,
         "scan_seconds": round(report.scan_seconds, 3),
         "write_seconds": round(report.write_seconds, 3),
+        "durable_share": round(report.durable_share, 3),
         "device": engine.model.get("device"),
     }
     return json.dumps(entry).encode() + b"\n"

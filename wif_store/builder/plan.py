@@ -10,13 +10,14 @@ from wif_store import __version__
 from wif_store.builder.differences import differences, listed
 from wif_store.errors import BuildError, StoreError
 from wif_store.format.schema import FORMAT_VERSION
+from wif_store.store.audit import shows_gold
 from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
-    from wif_store.storage import Storage
     from wif_store.records import Engine
-    from wif_store.tasks.rows import Source
+    from wif_store.storage import Storage
     from wif_store.tasks.base import MultipleChoiceTask, Protocol
+    from wif_store.tasks.rows import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Settings:
     task: MultipleChoiceTask
     protocol: Protocol
     per_class: int | None = 2000
-    """k, or None for the largest balanced k."""
+    """k, or None for as many pairs as each split has."""
     seed: int = 0
     splits: str = "seeded"
     """``seeded``, or ``published`` to keep the split that the source carries."""
@@ -37,7 +38,11 @@ def plan_of(settings: Settings, engine: Engine, source: Source) -> dict[str, Any
     return {
         "format_version": FORMAT_VERSION,
         "task": settings.task.name,
-        "protocol": settings.protocol.record(),
+        "outcome": "choice",
+        "protocol": {
+            **settings.protocol.record(),
+            "shows_gold": shows_gold(settings.task, settings.protocol),
+        },
         "model": engine.model,
         "source": source.record,
         "selection": {
@@ -59,7 +64,7 @@ def check_finished(out: Storage, plan: dict[str, Any]) -> None:
     try:
         manifest = open_store(str(out)).manifest
     except StoreError as error:
-        msg = f"{out} exists and is not a whole store ({error}): choose another --out, or delete it"
+        msg = f"{out} exists and is not a finished store ({error}): choose another --out, or delete it"
         raise BuildError(msg) from None
     plan = json.loads(json.dumps(plan))
     found = {

@@ -1,18 +1,22 @@
-"""Which candidates are kept, and in which split: a function of the seed and the example ids alone."""
+"""Which candidates are kept, and in which split: a function of the seed, the groups and the example ids alone."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from wif_store.errors import SelectionError
-from wif_store.format.schema import SPLIT_CYCLE
+from wif_store.errors import SelectionError, SourceError
+from wif_store.format.schema import SPLITS
+from wif_store.tasks.base import PUBLISHED_SPLIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from wif_store.tasks.base import Candidate
+
+QUARTERS: Final = ("train", "train", "validation", "test")
+"""The splits of the four quarters of all groups."""
 
 
 def visit_order(candidates: Iterable[Candidate], seed: int) -> list[Candidate]:
@@ -20,17 +24,62 @@ def visit_order(candidates: Iterable[Candidate], seed: int) -> list[Candidate]:
     return sorted(candidates, key=lambda c: hashlib.sha256(f"{seed}:{c.id}".encode()).digest())
 
 
+def split_of(group: str, seed: int) -> str:
+    """The split of a group: half of all groups are in train, a quarter in validation, a quarter in test.
+
+    Example:
+        >>> split_of("6f1ed002ab559585", 0)
+        'test'
+    """
+    return QUARTERS[hashlib.sha256(f"{seed}:{group}".encode()).digest()[0] % len(QUARTERS)]
+
+
+def divide(candidates: Iterable[Candidate], seed: int, splits: str) -> dict[str, list[Candidate]]:
+    """The candidates of each split, in visit order.
+
+    Args:
+        candidates: Those of a source.
+        seed: Fixes the order and the splits.
+        splits: ``seeded``, by the hash of the group, or ``published``, as the source says.
+
+    Raises:
+        SourceError: If the source says no split of a candidate.
+    """
+    divided: dict[str, list[Candidate]] = {split: [] for split in SPLITS}
+    for candidate in visit_order(candidates, seed):
+        if splits == "seeded":
+            divided[split_of(candidate.group, seed)].append(candidate)
+        else:
+            divided[_published_split(candidate)].append(candidate)
+    return divided
+
+
+def pairs_wanted(per_class: int | None) -> dict[str, int | None]:
+    """How many pairs of a success and a failure each split is to have; None for as many as there are.
+
+    Raises:
+        SelectionError: If a split would be left without a pair.
+    """
+    if per_class is None:
+        return dict.fromkeys(SPLITS)
+    quarter = per_class // 4
+    if quarter == 0:
+        msg = (
+            f"--per-class {per_class} leaves validation and test without a pair: a quarter goes to each; "
+            "give at least 4"
+        )
+        raise SelectionError(msg)
+    return {"train": per_class - 2 * quarter, "validation": quarter, "test": quarter}
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Which examples of a block may be wanted, said before any block that was not counted yet is known.
-
-    Those before it in visit order can only take places, so that nothing is left out that an end of the build
-    could keep.
+    """Conservative filter: keeps every example that could still be among the first pairs of its split.
 
     Attributes:
-        successes: Known to stand before the block.
-        failures: Known to stand before the block.
-        most: What a class can hold at the end.
+        successes: Counted before the block that is filtered, at least.
+        failures: Likewise.
+        most: Pairs that the split can have at the end.
     """
 
     successes: int
@@ -49,73 +98,108 @@ class Keep:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts outcomes in visit order and says which examples may still be wanted.
+    """Counts the outcomes of one split in visit order.
 
-    ``per_class`` is k, or None for the largest balanced k. ``total`` is the number of candidates.
+    Attributes:
+        wanted: Pairs that the split is to have; None for as many as there are.
+        total: Candidates of the split.
+        positions: Where in visit order the successes (True) and the failures (False) are.
     """
 
-    per_class: int | None
+    wanted: int | None
     total: int
-    successes: int = 0
-    failures: int = 0
-    outcomes: list[bool] = field(default_factory=list)
+    positions: dict[bool, list[int]] = field(default_factory=lambda: {True: [], False: []})
+
+    @property
+    def seen(self) -> int:
+        """How many outcomes were counted."""
+        return len(self.positions[True]) + len(self.positions[False])
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of a success and a failure the split has so far."""
+        found = min(map(len, self.positions.values()))
+        return found if self.wanted is None else min(found, self.wanted)
 
     @property
     def full(self) -> bool:
-        """Whether both classes have reached ``per_class``; never under the largest k."""
-        return self.per_class is not None and min(self.successes, self.failures) >= self.per_class
+        """Whether the split has all the pairs it is to have."""
+        return self.wanted is not None and self.pairs == self.wanted
 
     def visit(self, success: bool) -> None:
         """Count one outcome."""
-        self.outcomes.append(success)
-        if success:
-            self.successes += 1
-        else:
-            self.failures += 1
+        self.positions[success].append(self.seen)
+
+    def rows(self, start: int) -> list[int]:
+        """The positions of the rows of complete pairs, from pair ``start`` on: success, failure, success, ..."""
+        successes, failures = (self.positions[kind][start : self.pairs] for kind in (True, False))
+        return [position for pair in zip(successes, failures, strict=True) for position in pair]
+
+    def waiting(self) -> list[int]:
+        """The positions of examples that are kept once their other half is found."""
+        most = self._most
+        return [p for kind in (True, False) for p in self.positions[kind][self.pairs : most]]
 
     def keep(self) -> Keep:
-        """Which of the outcomes still to come may be wanted, by those that are known."""
-        # At the largest k neither class can end above what the other one can still reach.
-        reach = min(self.successes, self.failures) + self.total - len(self.outcomes)
-        return Keep(self.successes, self.failures, reach if self.per_class is None else self.per_class)
+        """Which of the outcomes still to come may be kept, by those that are known."""
+        return Keep(len(self.positions[True]), len(self.positions[False]), self._most)
 
-    def settle(self) -> tuple[list[int], int]:
-        """The positions to keep, in visit order, and k.
+    def will_fill(self, outstanding: int) -> bool:
+        """Whether so many more outcomes, of the kinds there were so far, will fill the split."""
+        if self.wanted is None or not self.seen:
+            return False
+        fewer = min(map(len, self.positions.values()))
+        return fewer * (1 + outstanding / self.seen) >= self.wanted
 
-        Raises:
-            SelectionError: If either class holds fewer than ``per_class``, or nothing at all.
-        """
-        available = min(self.successes, self.failures)
-        k = available if self.per_class is None else self.per_class
-        if available < k or k == 0:
-            advice = (
-                f"--per-class {available} or --per-class max would succeed"
-                if available
-                else ("no k can succeed: the model gives every example the same outcome")
-            )
-            msg = (
-                f"found {self.successes} successes and {self.failures} failures in {len(self.outcomes)} "
-                f"examples; expected {max(k, 1)} of each; {advice}"
-            )
-            raise SelectionError(msg)
-        counts = {True: 0, False: 0}
-        kept = []
-        for position, success in enumerate(self.outcomes):
-            counts[success] += 1
-            if counts[success] <= k:
-                kept.append(position)
-        return kept, k
+    @property
+    def scanned(self) -> int:
+        """How many candidates had to be visited: up to the one that completed the last pair."""
+        if not self.full:
+            return self.seen
+        return 1 + max(self.positions[kind][self.pairs - 1] for kind in (True, False))
 
-    def scanned(self, kept: Sequence[int]) -> int:
-        """How many candidates had to be visited: up to the one that completed the selection."""
-        return kept[-1] + 1 if self.per_class is not None else len(self.outcomes)
+    @property
+    def _most(self) -> int:
+        # As many as there are: a class cannot end above what the other one can still reach.
+        reach = min(map(len, self.positions.values())) + self.total - self.seen
+        return reach if self.wanted is None else self.wanted
 
 
-def assign_splits(successes: Iterable[bool]) -> list[str]:
-    """Stratified 50/25/25: each class walks the split cycle in visit order."""
-    ranks = {True: 0, False: 0}
-    splits = []
-    for success in successes:
-        splits.append(SPLIT_CYCLE[ranks[success] % len(SPLIT_CYCLE)])
-        ranks[success] += 1
-    return splits
+def check_pairs(tallies: Mapping[str, Tally]) -> None:
+    """Refuse a selection that lacks pairs in a split.
+
+    Raises:
+        SelectionError: Saying how many pairs each split has, and which k would succeed.
+    """
+    lacking = [s for s, t in tallies.items() if t.pairs < (1 if t.wanted is None else t.wanted)]
+    if not lacking:
+        return
+    found = ", ".join(f"{t.pairs} in {split}" for split, t in tallies.items())
+    wanted = ", ".join(f"{t.wanted or 1} in {split}" for split, t in tallies.items())
+    k = _most_per_class([t.pairs for t in tallies.values()])
+    if k:
+        advice = f"--per-class {k} or --per-class max would succeed"
+    elif any(t.seen and not min(map(len, t.positions.values())) for t in tallies.values()):
+        advice = "the model gives every example of a split the same outcome: use more rows or another model"
+    else:
+        advice = "no k can succeed: give a source with more rows"
+    msg = f"the source ran out: found pairs of a success and a failure: {found}; expected {wanted}; {advice}"
+    raise SelectionError(msg)
+
+
+def _most_per_class(pairs: Sequence[int]) -> int:
+    """The largest k that leaves each split its share; 0 if there is none."""
+    train, validation, test = pairs
+    quarter = min(validation, test, train // 2)
+    # What is left over of a k goes to train, but a fourth one would go elsewhere.
+    return 4 * quarter + min(3, train - 2 * quarter) if quarter else 0
+
+
+def _published_split(candidate: Candidate) -> str:
+    if candidate.published_split not in SPLITS:
+        msg = (
+            f"row {candidate.source_row + 1} carries the split {candidate.published_split!r}; "
+            f"--splits published expects {PUBLISHED_SPLIT} to be one of: {', '.join(SPLITS)}"
+        )
+        raise SourceError(msg)
+    return str(candidate.published_split)

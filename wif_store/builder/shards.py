@@ -1,57 +1,52 @@
-"""One shard of residuals: journalled pieces in, one file of the standard Zarr layout out, chunk by chunk.
-
-A shard is its compressed chunks end to end, then an index with the offset and length of each and a CRC32C.
-zarr would build it in memory, whole; here a few chunks are.
-"""
+"""One shard of residuals: journalled pieces in, one file of the standard Zarr layout out, chunk by chunk."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from wif_store.format.chunks import ChunkEncoder
-from wif_store.format.layout import crc32c
+from wif_store.format.chunks import encode, shard_file
+from wif_store.records import widen
 from wif_store.storage import write_described
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor, Future
 
-    from wif_store.builder.blocks import Blocks, Piece
-    from wif_store.format.layout import Layout
+    from wif_store.builder.blocks import Piece
     from wif_store.builder.journal import Journal
-    from wif_store.storage import Entry
-    from wif_store.records import Raw
+    from wif_store.format.layout import Layout
     from wif_store.format.schema import Int64
+    from wif_store.records import Raw
+    from wif_store.storage import Entry
 
-MISSING: Final = 2**64 - 1
-"""Offset and length of a chunk that a shard at the array's end does not have."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One shard to write: small, and all that a worker needs beside the journal.
+    """One shard to write: small, picklable, and all that a worker needs beside the journal.
 
     Attributes:
-        name: The file's path below the store.
+        path: The file below the store.
         layout: The array's plan.
         dtype: Of the journalled values.
-        pieces: Where the rows stand.
-        rows: How many rows of the array it holds.
+        pieces: For each layer of the shard, where its rows stand.
+        rows: How many rows of the array the shard has.
         skip: Rows of the first piece that belong to the shard before.
         order: int64 ``[rows]``, which rows of the pieces they are; None for those that follow ``skip``.
     """
 
-    name: str
+    path: str
     layout: Layout
     dtype: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[tuple[Piece, ...], ...]
     rows: int
     skip: int = 0
     order: Int64 | None = None
@@ -59,122 +54,85 @@ class ShardJob:
     @property
     def width(self) -> int:
         """Of the residual stream."""
-        return self.layout.outer[2]
+        return self.layout.file[2]
 
     @property
     def size(self) -> int:
         """Bytes of its values as float32."""
-        return 4 * self.rows * self.width
+        return 4 * len(self.pieces) * self.rows * self.width
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard that is written and durable."""
+    """One shard that is written and durable.
 
-    name: str
-    size: int
-    """Bytes of its values as float32."""
+    Attributes:
+        path: The file below the store.
+        entry: What the manifest says of it.
+    """
+
+    path: str
     entry: Entry
 
 
-def write_shards(
-    journal: Journal, jobs: Iterable[ShardJob], threads: int = 1
-) -> Generator[Shard, None, None]:
-    """Write shards into the store, one after the other, and note each that is done.
+def write_shard(job: ShardJob, journal: Journal, pool: Executor | None = None, ahead: int = 4) -> Shard:
+    """Write a shard into the store, and note in the journal that it is done.
 
-    While one is hashed and made durable, chunks of the next are encoded. Of either, about three chunks a
-    thread are held at a time, and the journalled rows of as many at most.
+    Args:
+        job: The shard.
+        journal: Where its rows are.
+        pool: Encodes chunks while others are written; without one, each is encoded when it is written.
+        ahead: How many rows of chunks the pool may hold.
 
     Raises:
         BuildError: If a piece is not what was journalled.
     """
-    layout = written = None
-    with (
-        ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool,
-        ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
-    ):
-        try:
-            for job in jobs:
-                if job.layout is not layout:  # An encoder has memory that it uses again.
-                    layout, encode = job.layout, ChunkEncoder(job.layout)
-                chunks = _in_order(_chunks(pool, encode, journal.blocks, job), 2 * threads + 2)
-                if written:
-                    yield written.result()
-                written = writer.submit(_write, journal, job, chunks)
-            if written:
-                yield written.result()
-        finally:
-            # Whatever ends this, what is half written ends too, for its chunks do not come.
-            pool.shutdown(wait=False, cancel_futures=True)
+    layers, rows, _ = job.layout.file
+    tasks = [
+        partial(_encoded, job, journal, layer, begin)
+        for layer, begin in product(range(layers), range(0, rows, job.layout.chunk[1]))
+    ]
+    encoded = _in_order(tasks, pool, ahead) if pool else (task() for task in tasks)
+    checksums: list[str] = []
+    chunks = (chunk for together in encoded for chunk in together)
+    count = math.prod(job.layout.chunks_per_shard)
+    entry = write_described(journal.store, job.path, shard_file(chunks, count, checksums))
+    entry["chunk_crc32c"] = "".join(checksums)
+    journal.note_shard(job.path, entry)
+    return Shard(job.path, entry)
 
 
-def shard_of(layout: Layout, raw: Raw) -> bytes:
-    """The file of a shard whose rows, raw ``[rows, d_model]``, are all here."""
-    return b"".join(_file(layout, chunks_of(layout, raw)))
+def _encoded(job: ShardJob, journal: Journal, layer: int, begin: int) -> list[bytes] | list[None]:
+    """The chunks of a layer from row ``begin`` of the shard on, which share their rows; None without rows."""
+    _, step, channels = job.layout.chunk
+    if begin >= job.rows:
+        return [None] * (job.width // channels)
+    raw = _read(job, journal, layer, begin, min(begin + step, job.rows))
+    chunks = []
+    for first in range(0, job.width, channels):
+        values = np.full((step, channels), np.nan, np.float32)
+        values[: len(raw)] = widen(raw[:, first : first + channels])
+        chunks.append(encode(np.ascontiguousarray(values.T if job.layout.transposed else values)))
+    return chunks
 
 
-def chunks_of(layout: Layout, raw: Raw) -> Iterator[bytes]:
-    """The chunks of rows that are all here, in their order."""
-    encode = ChunkEncoder(layout)
-    _, step, channels = layout.chunks
-    for begin, first in product(range(0, len(raw), step), range(0, raw.shape[1], channels)):
-        yield encode(raw[begin : begin + step, first : first + channels])
-
-
-def _write(journal: Journal, job: ShardJob, chunks: Iterator[bytes]) -> Shard:
-    entry = write_described(journal.store, job.name, _file(job.layout, chunks))
-    journal.note_shard(job.name, entry)
-    return Shard(job.name, job.size, entry)
-
-
-def _chunks(
-    pool: ThreadPoolExecutor, encode: ChunkEncoder, blocks: Blocks, job: ShardJob
-) -> Iterator[Future[bytes]]:
-    """The chunks in their order, each begun when it is asked for; those of the same rows read them once."""
-    _, step, channels = job.layout.chunks
-    ends = np.cumsum([p.rows for p in job.pieces]) - job.skip
-    for begin in range(0, job.rows, step):
-        # A pool begins things in the order they are given, so nobody waits for what has not been begun.
-        rows = pool.submit(_read, blocks, job, ends, begin)
-        for first in range(0, job.width, channels):
-            yield pool.submit(_encode, encode, rows, slice(first, first + channels))
-
-
-def _read(blocks: Blocks, job: ShardJob, ends: np.ndarray, begin: int) -> Raw:
-    """A chunk's rows from row ``begin`` of the shard on; ``ends`` are those of the pieces in it."""
-    end = min(begin + job.layout.chunks[1], job.rows)
+def _read(job: ShardJob, journal: Journal, layer: int, begin: int, end: int) -> Raw:
+    """Rows of a layer of the shard: raw ``[rows, d_model]``."""
+    pieces = job.pieces[layer]
     if job.order is not None:
-        return blocks.read(job.pieces, job.dtype, job.width).take(job.order[begin:end], 0)
+        return journal.blocks.read(pieces, job.dtype, job.width).take(job.order[begin:end], 0)
+    ends = np.cumsum([piece.rows for piece in pieces]) - job.skip
     first = int(np.searchsorted(ends, begin, side="right"))
     last = int(np.searchsorted(ends, end))
-    raw = blocks.read(job.pieces[first : last + 1], job.dtype, job.width)
-    lead = begin - (int(ends[first]) - job.pieces[first].rows)
+    raw = journal.blocks.read(pieces[first : last + 1], job.dtype, job.width)
+    lead = begin - (int(ends[first]) - pieces[first].rows)
     return raw[lead : lead + end - begin]
 
 
-def _encode(encode: ChunkEncoder, rows: Future[Raw], channels: slice) -> bytes:
-    return encode(rows.result()[:, channels])
-
-
-def _file(layout: Layout, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Chunk after chunk, and their index."""
-    index = np.full((math.prod(layout.outer) // math.prod(layout.chunks), 2), MISSING, "<u8")
-    offset = 0
-    for number, chunk in enumerate(chunks):
-        index[number] = offset, len(chunk)
-        offset += len(chunk)
-        yield chunk
-    content = index.tobytes()
-    yield content + crc32c(content)
-
-
-def _in_order(chunks: Iterator[Future[bytes]], ahead: int) -> Iterator[bytes]:
-    """What comes of them; ``ahead`` of them are begun now, and then one for each that is taken."""
-    begun = deque(islice(chunks, ahead))
-
-    def taken() -> Iterator[bytes]:
-        while begun:
-            yield begun.popleft().result()
-            begun.extend(islice(chunks, 1))
-
-    return taken()
+def _in_order(tasks: list[Callable[[], T]], pool: Executor, ahead: int) -> Iterator[T]:
+    """What comes of the tasks, in their order; a few are begun ahead, so that few results are held."""
+    waiting = iter(tasks)
+    begun: deque[Future[T]] = deque(pool.submit(task) for task in islice(waiting, ahead))
+    while begun:
+        yield begun.popleft().result()
+        begun.extend(pool.submit(task) for task in islice(waiting, 1))

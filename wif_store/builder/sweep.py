@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from wif_store.errors import TaskError
 from wif_store.builder.selection import visit_order
+from wif_store.errors import TaskError
 from wif_store.tasks.rows import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from wif_store.extract.outline import Outline
     from wif_store.builder.plan import Settings
-    from wif_store.tasks.rows import Source
+    from wif_store.extract.outline import Outline
     from wif_store.tasks.base import MultipleChoiceTask
+    from wif_store.tasks.rows import Source
 
 SAMPLE = 256
 """Examples of a task that are tokenised for an estimate: the first that a build visits."""

@@ -1,40 +1,38 @@
 """Who does a build's work: the seam between what is to be done and the threads, or machines, that do it.
 
-A crew has two verbs. It pulls jobs from an iterator when somebody is free, so that a job carries what is
-known when it is given out, and yields what came of them in any order; neither order nor number of workers
-changes a byte of the store. Jobs and outcomes are small and can be pickled. Residuals go from whoever
-extracts them to the journal, and from there to the shards, and never through whoever leads.
+Workers have two verbs. ``scan`` pulls blocks from an iterator when somebody is free, so that the job of a
+block carries what is known when it is given out, and yields what came of them in any order. ``write`` writes a
+shard while the scan goes on. Neither order nor number of workers changes a byte of the store. Jobs and outcomes
+are small and can be pickled. Residuals go from the extractor to the journal, and from there to the shards.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
+from joblib import cpu_count
 
-from wif_store.builder.helpers import Helpers
+from wif_store.builder.shards import Shard, ShardJob, write_shard
 from wif_store.records import Stream
-from wif_store.builder.shards import Shard, ShardJob, write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from wif_store.builder.journal import Journal
-    from wif_store.records import Extract, Record
-    from wif_store.format.schema import Int64
     from wif_store.builder.selection import Keep
+    from wif_store.format.schema import Int64
+    from wif_store.records import Extract, Record
     from wif_store.tasks.base import Request
 
-MOST_THREADS: Final = 4
-MOST_HELPERS: Final = 8
-MANY_CORES: Final = 8
-"""Cores from which on threads that encode hinder each other more than they help."""
+MOST_THREADS: Final = 8
+"""That encode chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +40,13 @@ class BlockJob:
     """One block to extract and to journal.
 
     Attributes:
-        number: Its place in visit order.
+        name: Which one it is.
         requests: What the model is asked.
         gold: The right choice of each.
-        keep: Says which residuals may be wanted, by what is known when the job is given out.
+        keep: Says which residuals may be kept, by what is known when the job is given out.
     """
 
-    number: int
+    name: str
     requests: tuple[Request, ...]
     gold: tuple[int, ...]
     keep: Keep
@@ -56,9 +54,9 @@ class BlockJob:
     def journal(self, records: list[Record], journal: Journal) -> None:
         """Write its records down and let go of them: durable, and the list empty, once this returns."""
         outcomes = [r.prediction == gold for r, gold in zip(records, self.gold, strict=True)]
-        journal.blocks.write(self.number, records, self.keep.wanted(outcomes))
+        journal.blocks.write(self.name, records, self.keep.wanted(outcomes))
         records.clear()
-        _give_back()
+        _return_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,70 +64,74 @@ class Outcome:
     """What came of a block.
 
     Attributes:
-        number: Its place in visit order.
+        name: Which one it is.
         prediction: int64 ``[n]``.
+        mass: float64 ``[n]``, the probability mass of the scored answers.
         cost: Tokens that the model ran.
     """
 
-    number: int
+    name: str
     prediction: Int64
+    mass: np.ndarray
     cost: int
 
     @classmethod
     def of(cls, job: BlockJob, records: Sequence[Record]) -> Outcome:
         """The outcome of a job, from its records."""
-        return cls(job.number, np.array([r.prediction for r in records]), sum(r.cost for r in records))
+        predictions = np.array([r.prediction for r in records])
+        mass = np.array([r.answer_mass for r in records])
+        return cls(job.name, predictions, mass, sum(r.cost for r in records))
 
 
-class Workers(Protocol):
-    """Does the work of a build. Both generators are closed when the build ends, however it ends."""
+class Workers(AbstractContextManager["Workers"], Protocol):
+    """Do the work of a build. Leaving the context waits for what was begun and ends them."""
 
     def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
-        """Extract and journal blocks. All that were yielded are durable when the iterator ends."""
+        """Extract and journal blocks; those that were yielded are durable."""
         ...
 
-    def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
-        """Write shards, each by one worker."""
+    def write(self, job: ShardJob, journal: Journal) -> Future[Shard]:
+        """Write a shard of blocks whose outcomes were yielded."""
         ...
 
 
 class LocalWorkers:
-    """This process: journals a block while it extracts the next, and encodes a shard's chunks in threads.
+    """This process: one thread journals blocks and one writes shards while the next block is extracted."""
 
-    Used as a context, it has helpers write the shards where there are many cores; they start while it scans.
-    """
-
-    def __init__(self, extract: Extract, cores: int | None = None) -> None:
+    def __init__(self, extract: Extract) -> None:
         self._extract = extract
-        self._cores = cores or os.cpu_count() or 1
-        self._helpers: Helpers | None = None
+        self._threads = min(MOST_THREADS, int(cpu_count()))
+        self._journals = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._writers = ThreadPoolExecutor(1, thread_name_prefix="shard")
+        self._encoders = ThreadPoolExecutor(self._threads, thread_name_prefix="encode")
 
     def __enter__(self) -> LocalWorkers:
-        # Elsewhere a process is not safely forked.
-        if self._cores >= MANY_CORES and sys.platform == "linux":
-            self._helpers = Helpers(min(MOST_HELPERS, self._cores // 2))
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._helpers:
-            self._helpers.end()
+        # Shards first: they wait for encoders.
+        for pool in (self._journals, self._writers, self._encoders):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
-        """Extract in this thread; journal in others: one block at a time, or two where cores are many."""
-        most = 2 if self._cores >= MANY_CORES else 1
-        with ThreadPoolExecutor(most, thread_name_prefix="journal") as pool:
-            pending: deque[Future[None]] = deque()
-            try:
-                for job, records in self._extracted(jobs):
-                    if len(pending) == most:
-                        pending.popleft().result()
-                    outcome = Outcome.of(job, records)
-                    pending.append(pool.submit(job.journal, records, journal))
-                    yield outcome
-            finally:
-                # Whatever ends the scan, what was yielded is durable, or an error.
-                for journalled in pending:
-                    journalled.result()
+        """Extract in this thread, and journal the block before in another."""
+        pending: deque[tuple[Outcome, Future[None]]] = deque()
+        try:
+            for job, records in self._extracted(jobs):
+                outcome = Outcome.of(job, records)
+                pending.append((outcome, self._journals.submit(job.journal, records, journal)))
+                # At most one block waits for its journal, so that few records are held.
+                while len(pending) > 1 or (pending and pending[0][1].done()):
+                    yield _durable(*pending.popleft())
+            while pending:
+                yield _durable(*pending.popleft())
+        finally:
+            # Nothing may be written into a journal that is gone by then.
+            wait([journalled for _, journalled in pending])
+
+    def write(self, job: ShardJob, journal: Journal) -> Future[Shard]:
+        """Write a shard in another thread."""
+        return self._writers.submit(write_shard, job, journal, self._encoders, 2 * self._threads)
 
     def _extracted(self, jobs: Iterator[BlockJob]) -> Iterator[tuple[BlockJob, list[Record]]]:
         """Each job with its records; the next ones may be under way."""
@@ -147,15 +149,13 @@ class LocalWorkers:
             yield taken.popleft(), records
             del records
 
-    def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
-        """Write shards, one after the other where there are no helpers."""
-        # They know the build by its folder; an object store may be this process's own.
-        if self._helpers and journal.out.renames:
-            return self._helpers.write(str(journal.out), jobs)
-        return write_shards(journal, jobs, min(MOST_THREADS, self._cores))
+
+def _durable(outcome: Outcome, journalled: Future[None]) -> Outcome:
+    journalled.result()
+    return outcome
 
 
-def _give_back() -> None:
+def _return_memory() -> None:
     """Return free memory to the system: glibc keeps it, in pieces of other sizes than a block wants next."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,8 +1,8 @@
-"""A crew on Ray: actors hold the model and do the work, on this machine or on many.
+"""Workers on Ray: actors hold the model and do the work, on this machine or on many.
 
-What is Ray's is left to Ray: where actors run, that one that died is started again, and that what it had in
-hand is repeated. A job repeated writes the same bytes to the same names, so nothing is lost or doubled.
-Residuals go from an actor straight to the place that all machines share; whoever leads hears outcomes.
+What is Ray's is left to Ray: where actors run, that one that died is started again, and that the calls it had
+taken are repeated. A repeated job writes the same bytes to the same names, so nothing is lost or doubled.
+Residuals go from an actor straight to the storage that all machines share; the driver gets outcomes.
 """
 
 from __future__ import annotations
@@ -11,27 +11,31 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from joblib import cpu_count
+
+from wif_store.builder.journal import Journal
+from wif_store.builder.shards import write_shard
 from wif_store.builder.workers import Outcome
 from wif_store.errors import BuildError, ModelError, WifError, one_line
-from wif_store.builder.journal import Journal
 from wif_store.records import Engine
-from wif_store.builder.shards import write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from wif_store.builder.workers import BlockJob
     from wif_store.builder.shards import Shard, ShardJob
+    from wif_store.builder.workers import BlockJob
     from wif_store.tasks.base import Protocol
 
 Open = Callable[["Protocol"], Engine]
-"""Gives the model under a protocol, and opens it where it is first called; it can be pickled."""
+"""Opens the model on first use and gives it under a protocol; it can be pickled."""
 
 RETRIES: Final = 5
 """How often what a worker had in hand when it died is tried again: more is no accident."""
@@ -40,10 +44,10 @@ OBJECT_STORE: Final = 256 * 2**20
 
 
 class Worker:
-    """What an actor does. Two calls run at once: one block is journalled while the next is extracted."""
+    """What an actor does. Several calls run at once: a block is journalled while the next is extracted."""
 
-    def __init__(self, open_engine: Open, cores: int) -> None:
-        self._open, self._cores = open_engine, cores
+    def __init__(self, open_engine: Open) -> None:
+        self._open = open_engine
         self._model = threading.Lock()
 
     def describe(self, protocol: Protocol) -> Engine:
@@ -65,65 +69,81 @@ class Worker:
 
     def write(self, job: ShardJob, out: str) -> Shard:
         """Write a shard."""
-        [shard] = write_shards(_shared(out), [job], self._cores)
-        return shard
+        return write_shard(job, _shared(out))
 
 
 class RayWorkers:
-    """Workers under one protocol; a crew for one build.
+    """Actors under one protocol: the workers of one build.
 
     Attributes:
-        engine: What the workers say of their model, which is the same for all.
+        engine: What the actors say of their model, which is the same for all.
     """
 
-    def __init__(self, workers: Sequence[Any], protocol: Protocol) -> None:
-        """Have every worker load its model.
+    def __init__(self, actors: Sequence[Any], protocol: Protocol) -> None:
+        """Have every actor load its model.
 
         Raises:
-            ModelError: If a worker cannot load it, or two would not compute the same.
+            ModelError: If an actor cannot load it, or two would not compute the same.
         """
-        self._workers, self._protocol = workers, protocol
-        described = [_result(ref) for ref in [w.describe.remote(protocol) for w in workers]]
+        self._actors, self._protocol = actors, protocol
+        described = [_result(ref) for ref in [actor.describe.remote(protocol) for actor in actors]]
         self.engine: Engine = described[0]
         for other in described[1:]:
             check_alike(self.engine, other)
+        self._next_writer = cycle(actors)
+        self._writing: set[Any] = set()
+
+    def __enter__(self) -> RayWorkers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # What is not needed any more must not be written into a journal that is gone by then.
+        _wait_for(self._writing)
 
     def scan(self, jobs: Iterator[BlockJob], journal: Journal) -> Generator[Outcome, None, None]:
-        """Extract and journal blocks, two to a worker: it journals one while it extracts the other."""
-        out = _address(journal)
-        return self._run(
-            jobs, lambda worker, job: worker.scan.remote(job, out, self._protocol, self.engine), 2
-        )
-
-    def write(self, jobs: Iterator[ShardJob], journal: Journal) -> Generator[Shard, None, None]:
-        """Write shards, one to a worker."""
-        out = _address(journal)
-        return self._run(jobs, lambda worker, job: worker.write.remote(job, out), 1)
-
-    def _run(
-        self, jobs: Iterator[Any], start: Callable[[Any, Any], Any], each: int
-    ) -> Generator[Any, None, None]:
-        """Keep every worker busy; yields what comes back as it comes back."""
+        """Extract and journal blocks, two to an actor: it journals one while it extracts the other."""
         import ray
 
-        # A worker gets its second job when every other has its first.
-        free = deque([*self._workers] * each)
+        out = _address(journal)
+        # An actor gets its second job when every other has its first.
+        free = deque([*self._actors] * 2)
         running: dict[Any, Any] = {}
         try:
             while True:
                 while free and (job := next(jobs, None)) is not None:
-                    worker = free.popleft()
-                    running[start(worker, job)] = worker
+                    actor = free.popleft()
+                    running[actor.scan.remote(job, out, self._protocol, self.engine)] = actor
                 if not running:
                     return
                 (done, *_), _ = ray.wait([*running])
                 free.append(running.pop(done))
                 yield _result(done)
         except GeneratorExit:
-            # What is not needed any more must not be written into a journal that is gone by then.
-            if running:
-                ray.wait([*running], num_returns=len(running))
+            _wait_for(running)
             raise
+
+    def write(self, job: ShardJob, journal: Journal) -> Future[Shard]:
+        """Have one actor after the other write a shard."""
+        ref = next(self._next_writer).write.remote(job, _address(journal))
+        self._writing.add(ref)
+        found: Future[Shard] = Future()
+
+        def settle(done: Future[Any]) -> None:
+            self._writing.discard(ref)
+            try:
+                found.set_result(_result(ref))
+            except Exception as error:
+                found.set_exception(error)
+
+        ref.future().add_done_callback(settle)
+        return found
+
+
+def _wait_for(refs: Collection[Any]) -> None:
+    import ray
+
+    if refs:
+        ray.wait([*refs], num_returns=len(refs))
 
 
 @contextmanager
@@ -167,16 +187,15 @@ def ray_workers(
                 "lower --workers or --gpus-per-worker, or add machines"
             )
             raise BuildError(msg)
-        cores = _cores(nodes, gpus)
         actor = ray.remote(Worker).options(
-            num_cpus=cores,
+            num_cpus=_cores(nodes, gpus),
             num_gpus=gpus,
             max_restarts=-1,
             max_task_retries=RETRIES,
-            # One call extracts, one journals.
-            max_concurrency=2,
+            # One call extracts, one journals, one writes a shard.
+            max_concurrency=3,
         )
-        actors += [actor.remote(open_engine, cores) for _ in range(count)]
+        actors += [actor.remote(open_engine) for _ in range(count)]
         yield actors
     finally:
         for a in actors:
@@ -191,7 +210,7 @@ def _connect(address: str | None, workers: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
         ray.init(
-            num_cpus=max(workers, os.cpu_count() or 1),
+            num_cpus=max(workers, int(cpu_count())),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE,
             **quiet,
@@ -267,7 +286,7 @@ def _shared(out: str) -> Journal:
     journal = Journal(out)
     if not journal.begun():
         msg = (
-            f"a worker on {socket.gethostname()} finds no build in {journal.place}: "
+            f"a worker on {socket.gethostname()} finds no build in {journal.folder}: "
             "--out must be a folder or URL that all machines share"
         )
         raise BuildError(msg)

@@ -1,86 +1,126 @@
-"""How arrays are cut into chunks and shards and compressed: the measured plan of docs/format.md."""
+"""How every array of a store is cut into chunks and files: a function of the counts that the manifest states."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-import google_crc32c
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+from wif_store.format.schema import ARRAYS, COORDINATES, FINAL_TOKEN, SEQUENCE
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterator, Mapping, Sequence
 
-# Blosc shuffles a chunk into one plane per byte of the float; zstd compresses a plane best in whole
-# blocks of its own size. Larger planes cost fewer calls, smaller ones leave more to do at once.
-ZSTD_BLOCK = 128 * 2**10
-SEQUENCE_PLANE = 512 * 2**10
-FINAL_TOKEN_PLANE = 256 * 2**10
-SHARD_BYTES = 576 * 2**20
-EXAMPLES_PER_CHUNK = 4096
+PLANE: Final = 128 * 2**10
+"""Blosc sorts a chunk into one plane for each byte of a float32, and zstd compresses planes in blocks of this size."""
+SEQUENCE_PLANE: Final = 4 * PLANE
+"""Bytes of a plane of a chunk of sequences, at least."""
+SHARD_BYTES: Final = 512 * 2**20
+"""Of a shard of sequences, uncompressed, at most."""
+SHARD_EXAMPLES: Final = 1024
+"""Rows of a shard of final tokens, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Chunk and shard shapes of one array, and the codecs of its inner chunks.
+    """The plan of one array.
 
     Attributes:
-        repeats: Whether rows come again, as the tokens that prompts share do, and are to be looked for.
+        shape: Of the array.
+        chunk: Of one chunk.
+        shard: Of one file, where a file holds many chunks; None where each chunk is a file.
+        transposed: Whether a chunk's last two axes are exchanged on disk.
     """
 
-    chunks: tuple[int, ...]
-    shards: tuple[int, ...] | None
-    filters: tuple[Any, ...]
-    compressors: tuple[Any, ...]
-    repeats: bool = False
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...] | None = None
+    transposed: bool = False
 
     @property
-    def outer(self) -> tuple[int, ...]:
+    def file(self) -> tuple[int, ...]:
         """The shape of one file."""
-        return self.shards or self.chunks
+        return self.shard or self.chunk
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the array's files, below the array."""
+        counts = [math.ceil(length / step) for length, step in zip(self.shape, self.file, strict=True)]
+        return ["c/" + "/".join(map(str, place)) for place in _grid(counts)]
+
+    @property
+    def chunks_per_shard(self) -> tuple[int, ...]:
+        """How many chunks a shard has along each axis."""
+        return tuple(whole // part for whole, part in zip(self.file, self.chunk, strict=True))
 
 
-def blosc(chunk_bytes: int, typesize: int) -> tuple[Any, ...]:
-    """Byte shuffle and zstd over the chunk as one block, then a checksum; a level says nothing to a reader.
+def sequence_chunk(d_model: int) -> int:
+    """Tokens of a chunk of sequences: the fewest whose planes are whole multiples of ``PLANE``, and large enough."""
+    step = PLANE // math.gcd(d_model, PLANE)
+    return step * math.ceil(SEQUENCE_PLANE / (step * d_model))
 
-    One block per chunk is the point: Blosc's automatic block size stores 0.80 of raw bfloat16 where
-    this stores 0.68. The CRC32C makes every read of damaged bytes raise.
+
+def sequence_shard(d_model: int, layers: int) -> int:
+    """Tokens of a full shard of sequences."""
+    chunk = sequence_chunk(d_model)
+    return chunk * max(1, SHARD_BYTES // (4 * d_model * chunk * max(1, layers)))
+
+
+def sequence_layout(d_model: int, layers: int, tokens: int) -> Layout:
+    """Plan of ``[sequence_layer, token, d_model]``: a shard has all layers of a range of tokens."""
+    chunk = min(sequence_chunk(d_model), tokens)
+    shard = min(sequence_shard(d_model, layers), chunk * math.ceil(tokens / chunk))
+    return Layout((layers, tokens, d_model), (1, chunk, d_model), (layers, shard, d_model))
+
+
+def final_token_layout(d_model: int, layers: int, examples: int) -> Layout:
+    """Plan of ``[layer, example, d_model]``: a shard has all layers of a range of examples.
+
+    A chunk has all examples of its shard and some channels. Channels differ more than examples do, so the
+    values of each channel stand end to end. The rows of a shard are a power of two, and the channels of a chunk
+    are the fewest whose planes are whole multiples of ``PLANE``: other planes take 2 to 5 percent more bytes.
     """
-    return (
-        BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=typesize, blocksize=chunk_bytes),
-        Crc32cCodec(),
-    )
+    rows = min(SHARD_EXAMPLES, 2 ** math.ceil(math.log2(examples)))
+    fitting = (n for n in range(1, d_model) if d_model % n == 0 and rows * n % PLANE == 0)
+    chunk = (1, rows, next(fitting, d_model))
+    return Layout((layers, examples, d_model), chunk, (layers, rows, d_model), transposed=True)
 
 
-def sequence_layout(d_model: int, tokens: int) -> Layout:
-    """Plan for ``[sequence_layer, token, d_model]``: shards of at most ``SHARD_BYTES`` uncompressed."""
-    step = ZSTD_BLOCK // math.gcd(d_model, ZSTD_BLOCK)
-    chunk = min(step * math.ceil(SEQUENCE_PLANE / (step * d_model)), max(1, tokens))
-    most = max(1, SHARD_BYTES // (4 * d_model * chunk))
-    shard = chunk * min(most, math.ceil(max(1, tokens) / chunk))
-    return Layout((1, chunk, d_model), (1, shard, d_model), (), blosc(4 * chunk * d_model, 4), repeats=True)
+def split_layouts(
+    layers: Mapping[str, Sequence[int]], d_model: int, examples: int, tokens: int
+) -> dict[str, Layout]:
+    """The plans of the arrays of a split, by name.
 
-
-def final_token_layout(d_model: int, examples: int) -> Layout:
-    """Plan for ``[layer, example, d_model]``: shards of one layer and up to ``EXAMPLES_PER_CHUNK`` examples.
-
-    A chunk has all examples of its shard and some channels. Channels differ more than examples do, so each
-    channel's values are laid end to end. There are no more rows than examples need: mantissas, which are kept
-    as they are, would be kept of padding too.
+    Args:
+        layers: The decoder layers of ``final_token`` and of ``sequence``.
+        d_model: Width of the residual stream.
+        examples: Rows of the split.
+        tokens: Of all its examples.
     """
-    examples = max(1, examples)
-    rows = math.ceil(examples / math.ceil(examples / EXAMPLES_PER_CHUNK))
-    channels = max(
-        n for n in range(1, d_model + 1) if d_model % n == 0 and n <= max(1, FINAL_TOKEN_PLANE // rows)
-    )
-    transpose = TransposeCodec(order=(0, 2, 1))
-    return Layout((1, rows, channels), (1, rows, d_model), (transpose,), blosc(4 * rows * channels, 4))
+    sizes = {"boundary": examples + 1, "token": tokens, "example": examples}
+    plans = {
+        name: Layout((sizes[spec.dims[0]],), (sizes[spec.dims[0]],))
+        for name, spec in ARRAYS.items()
+        if len(spec.dims) == 1
+    }
+    if layers[FINAL_TOKEN]:
+        plans[FINAL_TOKEN] = final_token_layout(d_model, len(layers[FINAL_TOKEN]), examples)
+    if layers[SEQUENCE]:
+        plans[SEQUENCE] = sequence_layout(d_model, len(layers[SEQUENCE]), tokens)
+    return {name: plans[name] for name in ARRAYS if name in plans}
 
 
-def crc32c(*parts: bytes | np.ndarray) -> bytes:
-    """The checksum of what stands end to end, as it follows it."""
-    value = 0
-    for part in parts:
-        value = google_crc32c.extend(value, part)
-    return int(value).to_bytes(4, "little")
+def coordinate_layouts(layers: Mapping[str, Sequence[int]]) -> dict[str, Layout]:
+    """The plans of the arrays that name the layers, by name."""
+    counts = {"layer": len(layers[FINAL_TOKEN]), "sequence_layer": len(layers[SEQUENCE])}
+    return {name: Layout((counts[name],), (max(1, counts[name]),)) for name in COORDINATES}
+
+
+def _grid(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every place of a grid, in C order."""
+    if not counts:
+        yield ()
+        return
+    for first in range(counts[0]):
+        for rest in _grid(counts[1:]):
+            yield (first, *rest)

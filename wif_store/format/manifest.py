@@ -9,12 +9,24 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import DamageError, StoreError, one_line
-from wif_store.format.schema import FORMAT, FORMAT_VERSION, MANIFEST, SPLITS, Manifest
+from wif_store.format.schema import (
+    FINAL_TOKEN,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    OUTCOMES,
+    SEQUENCE,
+    SPLITS,
+    Manifest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MANIFEST_BYTES: Final = 64 * 2**20
+"""Of a manifest, at most."""
+MOST: Final = 2**40
+"""Of anything that a manifest counts: more is no store, and its product with another count would overflow."""
 DIGEST: Final = "manifest_sha256"
 LEFT_OUT: Final = "left_out"
 """The section of a store that was pulled in part."""
@@ -29,14 +41,16 @@ _READ: Final[Mapping[str, Mapping[str, type]]] = {
         "dtype": str,
         "device": str,
         "architecture": str,
+        "n_layers": int,
         "d_model": int,
     },
     "source": {"kind": str, "id": str, "rows": int, "sha256": str},
-    "selection": {"accuracy": float, "scanned": int, "seed": float},
-    "audit": {},
+    "selection": {"accuracy": float, "scanned": int, "seed": float, "k": int},
+    "audit": {"counts": dict, "named": dict},
     "batching": {},
     "versions": {},
 }
+_COUNTS: Final = ("examples", "tokens", "groups", "scanned", "successes", "failures")
 
 
 def render_manifest(sections: Mapping[str, Any]) -> bytes:
@@ -46,9 +60,9 @@ def render_manifest(sections: Mapping[str, Any]) -> bytes:
     """
     blank = "0" * 64
     content = json.dumps({**sections, DIGEST: blank}, indent=1, sort_keys=True) + "\n"
-    place = f'"{DIGEST}": "'
+    key = f'"{DIGEST}": "'
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return content.replace(place + blank, place + digest).encode()
+    return content.replace(key + blank, key + digest).encode()
 
 
 def parse_manifest(content: bytes, name: str) -> Manifest:
@@ -73,6 +87,9 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
             f"{FORMAT_VERSION}: install the wif-store that wrote it, or build it again"
         )
         raise StoreError(msg)
+    if "layers" not in data:
+        msg = f"{name}: the store has an earlier layout, which nothing reads any more: build it again"
+        raise StoreError(msg)
     _check_digest(content, data, name)
     try:
         return _checked(data)
@@ -87,13 +104,9 @@ def _check_digest(content: bytes, data: Mapping[str, Any], name: str) -> None:
     if unknown := sorted(data.keys() - known):
         msg = f"{name}: {MANIFEST} has an unknown section {unknown[0]!r:.40}: build or pull the store again"
         raise DamageError(msg)
-    if DIGEST not in data:
-        return
-    recorded = str(data[DIGEST]).encode("utf-8", "surrogatepass")
-    if (
-        len(recorded) != 64
-        or hashlib.sha256(content.replace(recorded, b"0" * 64)).hexdigest() != data[DIGEST]
-    ):
+    recorded = str(data.get(DIGEST)).encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(content.replace(recorded, b"0" * 64)).hexdigest()
+    if len(recorded) != 64 or digest.encode() != recorded:
         msg = (
             f"{name}: {MANIFEST} is damaged (it does not have its own SHA-256): build or pull the store again"
         )
@@ -103,6 +116,9 @@ def _check_digest(content: bytes, data: Mapping[str, Any], name: str) -> None:
 def _checked(data: Mapping[str, Any]) -> Manifest:
     manifest = Manifest(**{section: data[section] for section in Manifest.__slots__})
     _check_text(manifest.task, "task")
+    if manifest.outcome not in OUTCOMES:
+        msg = f"outcome is {manifest.outcome!r:.40}; expected one of: {', '.join(OUTCOMES)}"
+        raise ValueError(msg)
     for section, fields in _READ.items():
         values = getattr(manifest, section)
         _check_object(values, section)
@@ -112,20 +128,32 @@ def _checked(data: Mapping[str, Any]) -> Manifest:
                 _check_text(value, f"{section}.{field}")
             elif kind is int:
                 _check_count(value, f"{section}.{field}")
+            elif kind is dict:
+                _check_object(value, f"{section}.{field}")
             elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 msg = f"{section}.{field} is {value!r:.40}; expected a number"
                 raise ValueError(msg)
     _check_splits(manifest.splits)
-    _check_object(manifest.files, "files")
-    for file, entry in manifest.files.items():
+    _check_layers(manifest)
+    _check_object(manifest.sites, "sites")
+    for site, meaning in manifest.sites.items():
+        _check_text(site, "the name of a site")
+        _check_text(meaning, f"site {site}")
+    _check_files(manifest.files)
+    return manifest
+
+
+def _check_files(files: Any) -> None:
+    _check_object(files, "files")
+    for file, entry in files.items():
         path = PurePosixPath(file)
-        plain = file.isprintable() and "\\" not in file and str(path) == file != "."
+        plain = file.isprintable() and "\\" not in file and ":" not in file and str(path) == file != "."
         if path.is_absolute() or ".." in path.parts or not plain:
             msg = f"{file!r:.80} is not a file below the store"
             raise ValueError(msg)
         _check_count(entry["size"], f"the size of {file}")
         _check_text(entry["sha256"], f"the SHA-256 of {file}")
-    return manifest
+        _check_text(entry.get("chunk_crc32c", ""), f"the CRC32C of {file}")
 
 
 def _check_splits(splits: Any) -> None:
@@ -133,21 +161,36 @@ def _check_splits(splits: Any) -> None:
     if set(splits) != set(SPLITS):
         msg = f"the splits are not {', '.join(SPLITS)}"
         raise ValueError(msg)
-    start = 0
     for split in SPLITS:
-        entry = splits[split]
-        for field in ("start", "examples", "successes"):
-            _check_count(entry[field], f"{field} of {split}")
-        if entry["start"] != start or entry["successes"] > entry["examples"]:
-            msg = f"the rows of {split} do not follow on those before"
+        for field in _COUNTS:
+            _check_count(splits[split][field], f"{field} of {split}")
+        examples, tokens = splits[split]["examples"], splits[split]["tokens"]
+        if not 0 < examples <= tokens or examples % 2:
+            msg = f"{split} has {examples} examples of {tokens} tokens; expected pairs, each with tokens"
             raise ValueError(msg)
-        start += entry["examples"]
+
+
+def _check_layers(manifest: Manifest) -> None:
+    if not 0 < manifest.model["d_model"] <= 2**20:
+        msg = f"d_model is {manifest.model['d_model']}; expected a width"
+        raise ValueError(msg)
+    _check_object(manifest.layers, "layers")
+    for name in (FINAL_TOKEN, SEQUENCE):
+        layers = manifest.layers[name]
+        if not isinstance(layers, list):
+            msg = f"layers.{name} is not a list"
+            raise TypeError(msg)
+        for layer in layers:
+            _check_count(layer, f"a layer of {name}")
+        if layers != sorted(set(layers)) or (layers and layers[-1] >= manifest.model["n_layers"]):
+            msg = f"layers.{name} are not layers of the model in their order"
+            raise ValueError(msg)
 
 
 def _check_object(value: object, what: str) -> None:
     if not isinstance(value, dict):
         msg = f"{what} is not an object"
-        raise ValueError(msg)
+        raise TypeError(msg)
 
 
 def _check_text(value: object, what: str) -> None:
@@ -158,6 +201,6 @@ def _check_text(value: object, what: str) -> None:
 
 
 def _check_count(value: object, what: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MOST:
         msg = f"{what} is {value!r:.40}; expected a count"
         raise ValueError(msg)

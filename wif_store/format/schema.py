@@ -1,9 +1,9 @@
-"""The nouns of a store: what an example is, what the arrays are called, which format this is."""
+"""The nouns of a store: what an example is, which columns and arrays there are, which format this is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 FORMAT: Final = "wif-store"
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
+METADATA: Final = "zarr.json"
+TABLE: Final = "examples.parquet"
+"""The table of examples of a split, below the split's group."""
 
 SPLITS: Final = ("train", "validation", "test")
-# A class fills its splits by this cycle, in visit order: 50/25/25 after any four examples,
-# known as soon as an example is accepted, and blind to how many will follow.
-SPLIT_CYCLE: Final = ("train", "validation", "train", "test")
 
 FINAL_TOKEN: Final = "final_token"
 SEQUENCE: Final = "sequence"
@@ -31,6 +31,59 @@ Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Int8 = npt.NDArray[np.int8]
 
+Outcome = Literal["choice", "response"]
+"""How the model answered: by preferring one of given choices, or by writing a response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table of examples: its name, its Arrow type in words, and its meaning."""
+
+    name: str
+    type: str
+    description: str
+
+
+COMMON: Final = (
+    Column("id", "string", "stable id, a hash of the fields that form the prompt"),
+    Column("task", "string", "the task it belongs to"),
+    Column("group", "string", "what siblings share: all examples of a group are in one split"),
+    Column("source_row", "int64", "0-based row of the source"),
+    Column("prompt", "string", "the exact text whose residuals are stored"),
+    Column("success", "int8", "1 where the model is right, else 0: what a probe is to predict"),
+    Column("tokens", "int32", "how many tokens were read"),
+    Column("final_token_position", "int32", "index of the final token among them"),
+    Column("cut_tokens", "int32", "tokens that the prompt lost to the protocol's limit"),
+)
+OUTCOMES: Final[Mapping[str, tuple[Column, ...]]] = {
+    "choice": (
+        Column("choices", "list<string>", "the answers to choose from"),
+        Column("gold", "int8", "index of the right choice"),
+        Column("prediction", "int8", "index of the choice the model prefers"),
+        Column("choice_logprobs", "list<float64>", "summed log-likelihood of each choice, in nats"),
+        Column("choice_tokens", "list<int32>", "tokens that each log-likelihood runs over"),
+    ),
+    "response": (
+        Column("response", "string", "the text that the model wrote"),
+        Column("targets", "list<string>", "the answers that count as right"),
+        Column("answer", "string", "the answer that was extracted from the response"),
+        Column("graded_by", "string", "how the answer was compared with the targets"),
+        Column("finish_reason", "string", "why the model stopped writing"),
+        Column("response_logprob", "float64", "summed log-likelihood of the response, in nats"),
+        Column("prompt_tokens", "int32", "tokens of the prompt, which the response follows"),
+    ),
+}
+
+
+def columns(outcome: str) -> tuple[Column, ...]:
+    """The columns of the table of examples, by the kind of outcome.
+
+    Example:
+        >>> [column.name for column in columns("choice")][-2:]
+        ['choice_logprobs', 'choice_tokens']
+    """
+    return (*COMMON, *OUTCOMES[outcome])
+
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
@@ -42,71 +95,85 @@ class ArraySpec:
     description: str
 
 
+COORDINATES: Final = {
+    spec.name: spec
+    for spec in (
+        ArraySpec("layer", "int64", ("layer",), "0-based decoder layer of each row of final_token"),
+        ArraySpec(
+            "sequence_layer", "int64", ("sequence_layer",), "0-based decoder layer of each row of sequence"
+        ),
+    )
+}
+"""Arrays of the root group, which the groups of the splits inherit."""
+
 ARRAYS: Final = {
     spec.name: spec
     for spec in (
         ArraySpec(FINAL_TOKEN, "float32", ("layer", "example", "d_model"), "resid_post at the final token"),
         ArraySpec(SEQUENCE, "float32", ("sequence_layer", "token", "d_model"), "resid_post at every token"),
-        ArraySpec("layer", "int64", ("layer",), "0-based decoder block of each row of final_token"),
-        ArraySpec(
-            "sequence_layer", "int64", ("sequence_layer",), "0-based decoder block of each row of sequence"
-        ),
         ArraySpec("offsets", "int64", ("boundary",), "example i has the tokens offsets[i]:offsets[i+1]"),
         ArraySpec("token_ids", "int32", ("token",), "the tokens that were read, examples end to end"),
-        ArraySpec(
-            "final_token_position", "int32", ("example",), "index of the final token within its sequence"
-        ),
-        ArraySpec("example_id", "string", ("example",), "stable id, a hash of the prompt-forming fields"),
-        ArraySpec("source_row", "int64", ("example",), "0-based row of the source"),
-        ArraySpec("split", "int8", ("example",), "0 train, 1 validation, 2 test"),
-        ArraySpec("prompt", "string", ("example",), "the exact text that was read"),
-        ArraySpec(
-            "choices", "string", ("example", "choice"), "the answers to choose from; empty past n_choices"
-        ),
-        ArraySpec("n_choices", "int8", ("example",), "how many choices the example has"),
-        ArraySpec("gold", "int8", ("example",), "index of the right choice"),
-        ArraySpec("prediction", "int8", ("example",), "index of the choice the model prefers"),
-        ArraySpec("success", "int8", ("example",), "1 where prediction equals gold, else 0"),
-        ArraySpec(
-            "choice_logprob",
-            "float64",
-            ("example", "choice"),
-            "summed log-likelihood in nats; NaN past n_choices",
-        ),
-        ArraySpec("choice_tokens", "int32", ("example", "choice"), "tokens in each scored continuation"),
-        ArraySpec("cut_tokens", "int32", ("example",), "tokens that the prompt lost to the protocol's limit"),
+        ArraySpec("success", "int8", ("example",), "1 where the model is right, else 0"),
     )
 }
+"""Arrays of the group of a split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The outcome of an example whose answer is one of given choices.
+
+    ``choice_logprobs`` are summed log-likelihoods in nats, ``choice_tokens`` the number of tokens each sum
+    runs over.
+    """
+
+    choices: tuple[str, ...]
+    gold: int
+    prediction: int
+    choice_logprobs: tuple[float, ...]
+    choice_tokens: tuple[int, ...]
+
+    @property
+    def margin(self) -> float:
+        """The margin in nats between the model's best two choices."""
+        best, second = sorted(self.choice_logprobs, reverse=True)[:2]
+        return best - second
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The outcome of an example whose answer the model wrote; ``response_logprob`` is in nats."""
+
+    response: str
+    targets: tuple[str, ...]
+    answer: str
+    graded_by: str
+    finish_reason: str
+    response_logprob: float
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example of a store, without its activations.
+    """One example of a store, without its residuals.
 
-    ``choice_logprobs`` are summed log-likelihoods in nats and ``choice_tokens`` the number of tokens
-    each sum runs over. ``token_ids`` (int32, ``[length]``) is the sequence whose residuals are
-    stored; its final token stands at ``final_token_position``.
+    ``token_ids`` (int32, ``[tokens]``) is the sequence whose residuals are stored; its final token stands at
+    ``final_token_position``. One of ``choice`` and ``response`` is there, as the manifest's ``outcome`` says.
     """
 
     id: str
     task: str
+    group: str
     split: str
     source_row: int
     prompt: str
-    choices: tuple[str, ...]
-    gold: int
-    prediction: int
     success: int
-    choice_logprobs: tuple[float, ...]
-    choice_tokens: tuple[int, ...]
+    tokens: int
     final_token_position: int
+    cut_tokens: int
     token_ids: Int32
-
-    @property
-    def confidence(self) -> float:
-        """The margin in nats between the model's best two choices."""
-        best, second = sorted(self.choice_logprobs, reverse=True)[:2]
-        return best - second
+    choice: Choice | None = None
+    response: Response | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +185,31 @@ class Manifest:
     """
 
     task: str
+    outcome: str
     protocol: Mapping[str, Any]
     model: Mapping[str, Any]
     source: Mapping[str, Any]
     selection: Mapping[str, Any]
     splits: Mapping[str, Mapping[str, int]]
+    layers: Mapping[str, Sequence[int]]
+    sites: Mapping[str, str]
     audit: Mapping[str, Any]
     batching: Mapping[str, Any]
     versions: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def examples(self) -> int:
+        """How many examples the store has, over all splits."""
+        return sum(split["examples"] for split in self.splits.values())
+
 
 def residual_columns(layers: Sequence[int], n_layers: int) -> list[str]:
-    """The names of the layers' columns; their numbers are as wide as that of the model's last block."""
+    """The names of the layers' columns; their numbers are as wide as that of the model's last layer.
+
+    Example:
+        >>> residual_columns([4, 9], 26)
+        ['resid_post_04', 'resid_post_09']
+    """
     width = max(2, len(str(n_layers - 1)))
     return [f"{RESIDUAL_COLUMN}{layer:0{width}d}" for layer in layers]

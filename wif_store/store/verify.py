@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,15 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wif_store.errors import DamageError
-from wif_store.store.files import read_manifest
+from wif_store.format.schema import FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
 from wif_store.storage import LocalStorage, describe
-from wif_store.format.schema import ARRAYS, FINAL_TOKEN, MANIFEST, SEQUENCE, SPLITS
+from wif_store.store.files import read_manifest
 from wif_store.store.reader import ActivationStore, open_store
-from wif_store.format.validate import METADATA
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+
+    from wif_store.format.schema import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Verified:
 
 
 def verify_store(path: str | os.PathLike[str]) -> Verified:
-    """Check a local store whole.
+    """Check every byte and every invariant of a local store.
 
     Raises:
         StoreError: If it cannot be opened.
@@ -40,22 +40,16 @@ def verify_store(path: str | os.PathLike[str]) -> Verified:
     """
     folder = Path(path)
     # Bytes before meaning: opening a store reads some of its arrays.
-    files = read_manifest(LocalStorage(folder)).files
+    storage = LocalStorage(folder)
+    files = read_manifest(storage).files
     for name, entry in files.items():
-        if describe(folder / name) != entry:
-            array = name.split("/")[0] if "/" in name else "metadata"
-            msg = f"{folder}: {name} ({array}) does not have its SHA-256: build or pull the store again"
+        if describe(folder / name) != {"size": entry["size"], "sha256": entry["sha256"]}:
+            msg = f"{folder}: {name} does not have its SHA-256: build or pull the store again"
             raise DamageError(msg)
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    if unknown := sorted(present - files.keys() - {MANIFEST}):
+    if unknown := sorted(storage.sizes().keys() - files.keys() - {MANIFEST}):
         msg = f"{folder}: {unknown[0]} is not in the manifest: remove it"
         raise DamageError(msg)
     store, count = open_store(folder), 0
-    together = json.loads((folder / METADATA).read_bytes())["consolidated_metadata"]["metadata"]
-    for array, metadata in together.items():
-        if json.loads((folder / array / METADATA).read_bytes()) != metadata:
-            msg = f"{folder}: {array}/{METADATA} is not what {METADATA} says of it: readers would differ"
-            raise DamageError(msg)
     for meaning, holds in _invariants(store):
         count += 1
         if not holds:
@@ -65,34 +59,49 @@ def verify_store(path: str | os.PathLike[str]) -> Verified:
 
 
 def _invariants(store: ActivationStore) -> Iterator[tuple[str, bool]]:
-    n = len(store)
-    columns = {name: store.array(name) for name, spec in ARRAYS.items() if spec.dims[0] == "example"}
-    yield "every per-example array has one row per example", all(len(c) == n for c in columns.values())
-    yield "ids are unique", len(set(columns["example_id"].tolist())) == n
-    success = columns["success"]
-    yield "success is prediction == gold", bool(np.all(success == (columns["prediction"] == columns["gold"])))
-    scores = np.where(np.isnan(columns["choice_logprob"]), -np.inf, columns["choice_logprob"])
-    yield "prediction is the likeliest choice", bool(np.all(scores.argmax(1) == columns["prediction"]))
-    yield (
-        "gold is one of the choices",
-        bool(np.all((columns["gold"] >= 0) & (columns["gold"] < columns["n_choices"]))),
-    )
-    for number, split in enumerate(SPLITS):
-        rows, entry = store.rows(split), store.manifest.splits[split]
-        yield f"the rows of {split} carry its number", bool(np.all(columns["split"][rows] == number))
-        yield f"the successes of {split} are as counted", int(success[rows].sum()) == entry["successes"]
-    yield "successes and failures are as many", int(success.sum()) * 2 == n
-    offsets = store.offsets()
-    lengths = np.diff(offsets)
-    yield "offsets begin at 0 and every example has tokens", bool(offsets[0] == 0 and np.all(lengths > 0))
-    yield "the final token is the last", bool(np.all(columns["final_token_position"] == lengths - 1))
-    yield "token_ids has every token", len(store._read("token_ids")) == offsets[-1]
+    examples = {split: store.examples(split) for split in SPLITS}
+    every = [example for split in SPLITS for example in examples[split]]
+    yield "ids are unique", len({e.id for e in every}) == len(every)
+    yield "the task is the manifest's", all(e.task == store.task for e in every)
+    for split in SPLITS:
+        success = store.success(split)
+        alternating = np.array_equal(success, np.arange(len(success)) % 2 == 0)
+        yield f"successes and failures of {split} take turns", alternating
+        yield f"the table of {split} has the labels", success.tolist() == [e.success for e in examples[split]]
+        lengths = np.diff(store.offsets(split)).tolist()
+        yield f"the table of {split} has the lengths", lengths == [e.tokens for e in examples[split]]
+        groups = len({e.group for e in examples[split]})
+        yield f"the groups of {split} are as counted", groups == store.manifest.splits[split]["groups"]
+    if store.manifest.selection.get("splits") == "seeded":
+        groups = [{e.group for e in examples[split]} for split in SPLITS]
+        yield "no group is in two splits", len(set().union(*groups)) == sum(map(len, groups))
+    yield "the final token is the last", all(e.final_token_position == e.tokens - 1 for e in every)
+    yield from _choices(every)
     for layer in store.layers:
-        final, _ = store.read_final_token(layer)
-        yield f"{FINAL_TOKEN} of layer {layer} is finite", bool(np.isfinite(final).all())
+        final = {split: store.read_final_token(layer, split)[0] for split in SPLITS}
+        yield f"{FINAL_TOKEN} of layer {layer} is finite", all(map(_finite, final.values()))
         if layer in store.sequence_layers:
-            last = np.stack([s[-1] for s in store.iter_sequences(layer)])
-            yield f"{FINAL_TOKEN} of layer {layer} ends its {SEQUENCE}", bool(np.array_equal(last, final))
+            last = (
+                np.stack([tokens[-1] for tokens in store.iter_sequences(layer, split)]) for split in SPLITS
+            )
+            same = all(np.array_equal(a, b) for a, b in zip(last, final.values(), strict=True))
+            yield f"{FINAL_TOKEN} of layer {layer} ends its {SEQUENCE}", same
     for layer in store.sequence_layers:
-        finite = all(bool(np.isfinite(s).all()) for s in store.iter_sequences(layer))
-        yield f"{SEQUENCE} of layer {layer} is finite", finite
+        yield f"{SEQUENCE} of layer {layer} is finite", all(map(_finite, store.iter_sequences(layer)))
+
+
+def _choices(examples: list[Example]) -> Iterator[tuple[str, bool]]:
+    """What holds of examples whose answer is one of given choices."""
+    found = [(e.success, e.choice) for e in examples if e.choice is not None]
+    if not found:
+        return
+    yield "success is prediction == gold", all(s == (c.prediction == c.gold) for s, c in found)
+    yield "gold is one of the choices", all(0 <= c.gold < len(c.choices) for _, c in found)
+    scored = all(len(c.choices) == len(c.choice_logprobs) == len(c.choice_tokens) for _, c in found)
+    yield "every choice is scored", scored
+    best = all(c.prediction == int(np.argmax(c.choice_logprobs)) for _, c in found)
+    yield "prediction is the likeliest choice", best
+
+
+def _finite(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all())
