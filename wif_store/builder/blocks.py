@@ -2,8 +2,8 @@
 
 A block is two files. ``train-000012.residuals`` holds the raw values and nothing else: the vectors of each
 layer, then of each layer the sequences, example by example. ``train-000012.npz``, written after it, holds
-everything that is small, and the checksums: of each layer's vectors and of each sequence. A block is there once
-that file is. The residuals are removed when the store has them.
+everything that is small, and the checksums: of each layer's vectors and of each sequence. A block is there
+once that file is. The residuals are removed when the store has them.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Progress:
     """Told how a build goes. This one says nothing; the command line draws bars."""
 
     def scanned(self, parts: Mapping[str, SplitScan], tokens: int) -> None:
-        """Outcomes were counted: see the tallies of the splits; ``tokens`` were run by this call's workers."""
+        """Outcomes were counted, as the tallies of the splits say; this call's workers ran ``tokens``."""
 
     def writing(self, done: int, total: int) -> None:
         """The scan is over; ``done`` of ``total`` uncompressed bytes are in shards that are durable."""

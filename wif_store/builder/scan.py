@@ -126,7 +126,7 @@ class Scan:
         self._read: dict[str, Block] = {}
 
     def run(self, workers: Workers) -> Iterator[None]:
-        """Score candidates until every split is full or has no more; yields whenever outcomes were counted."""
+        """Score candidates until every split is full or has no more; yields after each count of outcomes."""
         self._count()
         yield
         with closing(workers.scan(self._jobs(), self._journal)) as outcomes:

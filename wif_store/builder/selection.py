@@ -1,4 +1,4 @@
-"""Which candidates are kept, and in which split: a function of the seed, the groups and the example ids alone."""
+"""Which candidates are kept, and in which split: a function of the seed, the groups and the ids alone."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Tally:
         self.positions[success].append(self.seen)
 
     def rows(self, start: int) -> list[int]:
-        """The positions of the rows of complete pairs, from pair ``start`` on: success, failure, success, ..."""
+        """The positions of the rows of complete pairs, from pair ``start`` on: a success, a failure, ..."""
         successes, failures = (self.positions[kind][start : self.pairs] for kind in (True, False))
         return [position for pair in zip(successes, failures, strict=True) for position in pair]
 

@@ -16,7 +16,7 @@ from wif_store.records import widen
 from wif_store.storage import write_described
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
     from wif_store.builder.blocks import Piece
@@ -129,7 +129,7 @@ def _read(job: ShardJob, journal: Journal, layer: int, begin: int, end: int) -> 
     return raw[lead : lead + end - begin]
 
 
-def _in_order(tasks: list[Callable[[], T]], pool: Executor, ahead: int) -> Iterator[T]:
+def _in_order(tasks: Sequence[Callable[[], T]], pool: Executor, ahead: int) -> Iterator[T]:
     """What comes of the tasks, in their order; a few are begun ahead, so that few results are held."""
     waiting = iter(tasks)
     begun: deque[Future[T]] = deque(pool.submit(task) for task in islice(waiting, ahead))

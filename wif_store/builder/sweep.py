@@ -45,23 +45,23 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """Templates of where rows are and where stores go: ``{task}`` and ``{model}`` stand for names."""
+    """Where rows are and where stores go: ``{task}`` and ``{model}`` stand for names."""
 
     source: str | None
     out: str | None
 
     def check(self, models: Sequence[str], tasks: Sequence[MultipleChoiceTask]) -> None:
-        """Refuse templates that send two jobs to one places.
+        """Refuse templates that send two jobs to one file or folder.
 
         Raises:
-            TaskError: Likewise.
+            TaskError: Saying which option lacks which name.
         """
         many = (("task", "tasks", len(tasks)), ("model", "models", len(models)))
         for option, value, kinds in (("--source", self.source, many[:1]), ("--out", self.out, many)):
             for name, plural, count in kinds:
                 if count > 1 and value not in (None, "builtin") and f"{{{name}}}" not in str(value):
                     msg = (
-                        f"{option} {value} is one place for {count} {plural}; "
+                        f"{option} {value} is the same for {count} {plural}; "
                         f"write {{{name}}} for the name of each"
                     )
                     raise TaskError(msg)
@@ -81,15 +81,15 @@ def model_name(model: str) -> str:
     return Path(model.partition("@")[0]).name.removesuffix(".gguf")
 
 
-def plan_jobs(models: Sequence[str], settings: Sequence[Settings], places: Templates) -> list[Job]:
+def plan_jobs(models: Sequence[str], settings: Sequence[Settings], templates: Templates) -> list[Job]:
     """Every model over every task, model by model; each task's rows are read once.
 
     Raises:
         TaskError: If two jobs would write one store.
         SourceError: If the rows of a task cannot be used.
     """
-    places.check(models, [s.task for s in settings])
-    outs = Counter(places.out_of(model, s) for model in models for s in settings)
+    templates.check(models, [s.task for s in settings])
+    outs = Counter(templates.out_of(model, s) for model in models for s in settings)
     for out, count in outs.items():
         if count > 1:
             msg = (
@@ -98,11 +98,11 @@ def plan_jobs(models: Sequence[str], settings: Sequence[Settings], places: Templ
             )
             raise TaskError(msg)
     sources = [
-        load_source(s.task, places.source_of(s.task), keep_duplicates=s.protocol.keeps_duplicates)
+        load_source(s.task, templates.source_of(s.task), keep_duplicates=s.protocol.keeps_duplicates)
         for s in settings
     ]
     return [
-        Job(model, s, source, places.out_of(model, s))
+        Job(model, s, source, templates.out_of(model, s))
         for model in models
         for s, source in zip(settings, sources, strict=True)
     ]

@@ -1,9 +1,9 @@
 """Who does a build's work: the seam between what is to be done and the threads, or machines, that do it.
 
 Workers have two verbs. ``scan`` pulls blocks from an iterator when somebody is free, so that the job of a
-block carries what is known when it is given out, and yields what came of them in any order. ``write`` writes a
-shard while the scan goes on. Neither order nor number of workers changes a byte of the store. Jobs and outcomes
-are small and can be pickled. Residuals go from the extractor to the journal, and from there to the shards.
+block carries what is known when it is given out, and yields what came of them in any order. ``write`` writes
+a shard while the scan goes on. Neither order nor number of workers changes a byte of the store. Jobs and
+outcomes are small and can be pickled. Residuals go from the extractor to the journal, and from there to shards.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from wif_store.errors import WifError
 from wif_store.cli.score import score_command
+from wif_store.errors import WifError, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,13 +46,16 @@ def build(
     ] = None,
     protocol: Annotated[str, typer.Option(help="aligned, mcq or paper.")] = "aligned",
     layers: Annotated[
-        str, typer.Option(help="Blocks read at the final token: all, or 0-based, as in 5,10.")
+        str,
+        typer.Option(
+            help="Decoder layers read at the final token: all, auto (every fifth) or 0-based: 0,4,9-12."
+        ),
     ] = "all",
     sequence_layers: Annotated[
-        str, typer.Option(help="Blocks read at every token: 4,9,.., none, or auto (every fifth).")
+        str, typer.Option(help="Decoder layers read at every token: likewise, or none.")
     ] = "auto",
     per_class: Annotated[
-        str, typer.Option(help="Successes, and failures, to keep: a number or max.")
+        str, typer.Option(help="Successes, and failures, to keep: a number, or max for all pairs there are.")
     ] = "2000",
     splits: Annotated[
         str, typer.Option(help="seeded, or published: the split that the source carries.")
@@ -110,42 +113,41 @@ def build(
     ] = None,
 ) -> None:
     """Run a model over a task and write its store. The same command goes on after a stop."""
-    from wif_store.cli.build import BuildOptions, run_builds
+    from wif_store.api import DEFAULT_MODEL, BuildOptions
+    from wif_store.cli.build import run_builds
 
-    run_builds(
-        BuildOptions(
-            task=task,
-            models=tuple(model or ["google/gemma-2-2b"]),
-            source=source,
-            protocol=protocol,
-            layers=layers,
-            sequence_layers=sequence_layers,
-            per_class=per_class,
-            splits=splits,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            batch_tokens=batch_tokens,
-            batch_size=batch_size,
-            chat=chat_template,
-            trust_remote_code=trust_remote_code,
-            out=out,
-            dry_run=dry_run,
-            engine=engine,
-            ray_address=ray_address,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-        )
+    options = BuildOptions(
+        task=task,
+        models=tuple(model or [DEFAULT_MODEL]),
+        source=source,
+        protocol=protocol,
+        layers=layers,
+        sequence_layers=sequence_layers,
+        per_class=per_class,
+        splits=splits,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        batch_size=batch_size,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code,
+        out=out,
+        engine=engine,
+        ray_address=ray_address,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
     )
+    run_builds(options, dry_run=dry_run)
 
 
 @app.command()
 def info(store: Store) -> None:
     """Say what a store holds and how it was made."""
-    from wif_store.cli.describe import describe_store
+    from wif_store.cli.store import describe_store
     from wif_store.store.reader import open_store
 
-    typer.echo(describe_store(open_store(store)))
+    typer.echo(printable(describe_store(open_store(store))))
 
 
 @app.command()
@@ -176,32 +178,14 @@ def verify(
 
 
 @app.command()
-def repair(store: Store) -> None:
-    """Rebuild damaged files from whole ones, and name the others. They come back byte for byte."""
-    from wif_store.errors import DamageError
-    from wif_store.store.repair import repair_store
-
-    repaired = repair_store(store)
-    for name in repaired.rebuilt:
-        typer.echo(f"{store}: rebuilt {name}")
-    if repaired.lost:
-        more = f" and {len(repaired.lost) - 5} more" if len(repaired.lost) > 5 else ""
-        msg = (
-            f"{store}: {', '.join(repaired.lost[:5])}{more} cannot be rebuilt: build or pull the store again"
-        )
-        raise DamageError(msg)
-    typer.echo(f"{store}: every file is whole")
-
-
-@app.command()
 def audit(store: Store) -> None:
     """Count flaws that an AUC does not show. Repeats, crossings, cut prompts and leaked answers."""
+    from wif_store.cli.store import describe_audit
     from wif_store.store.audit import audit_store
-    from wif_store.cli.describe import describe_audit
     from wif_store.store.reader import open_store
 
     opened = open_store(store)
-    typer.echo(describe_audit(audit_store(opened), opened.manifest.audit.get("published_source")))
+    typer.echo(printable(describe_audit(audit_store(opened), opened.manifest.audit.get("published_source"))))
 
 
 @app.command()
@@ -238,7 +222,7 @@ def pull(
     task: Annotated[
         list[str] | None, typer.Option(help="Only this task; repeat for more.", show_default=False)
     ] = None,
-    layers: Annotated[str, typer.Option(help="all, or 0-based blocks as in 5,10: a smaller store.")] = "all",
+    layers: Annotated[str, typer.Option(help="all, or 0-based layers as in 0,4,9-12: a part.")] = "all",
     revision: Annotated[str, typer.Option(help="A branch, tag or commit.")] = "main",
     out: Annotated[
         Path | None,
@@ -259,7 +243,7 @@ def main() -> None:
     try:
         app()
     except WifError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("stopped: run the same command to go on", err=True)

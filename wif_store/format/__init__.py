@@ -1,1 +1,4 @@
-"""The format: names, arrays, metadata, chunks and the manifest, as bytes and plain objects. Imports errors only."""
+"""The format of a store, as bytes and plain objects: names, layouts, metadata, chunks, tables, the manifest.
+
+May import errors only.
+"""

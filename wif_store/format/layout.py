@@ -1,4 +1,4 @@
-"""How every array of a store is cut into chunks and files: a function of the counts that the manifest states."""
+"""How every array of a store is cut into chunks and files: a function of the counts in the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PLANE: Final = 128 * 2**10
-"""Blosc sorts a chunk into one plane for each byte of a float32, and zstd compresses planes in blocks of this size."""
+"""Bytes that zstd compresses together; Blosc sorts a chunk into one plane for each byte of a float32."""
 SEQUENCE_PLANE: Final = 4 * PLANE
 """Bytes of a plane of a chunk of sequences, at least."""
 SHARD_BYTES: Final = 512 * 2**20
@@ -55,7 +55,7 @@ class Layout:
 
 
 def sequence_chunk(d_model: int) -> int:
-    """Tokens of a chunk of sequences: the fewest whose planes are whole multiples of ``PLANE``, and large enough."""
+    """Tokens of a chunk of sequences: the fewest whose planes are multiples of ``PLANE``, and large enough."""
     step = PLANE // math.gcd(d_model, PLANE)
     return step * math.ceil(SEQUENCE_PLANE / (step * d_model))
 
@@ -77,8 +77,8 @@ def final_token_layout(d_model: int, layers: int, examples: int) -> Layout:
     """Plan of ``[layer, example, d_model]``: a shard has all layers of a range of examples.
 
     A chunk has all examples of its shard and some channels. Channels differ more than examples do, so the
-    values of each channel stand end to end. The rows of a shard are a power of two, and the channels of a chunk
-    are the fewest whose planes are whole multiples of ``PLANE``: other planes take 2 to 5 percent more bytes.
+    values of each channel stand end to end. The rows of a shard are a power of two, and the channels of a
+    chunk are the fewest whose planes are multiples of ``PLANE``: others take 2 to 5 percent more bytes.
     """
     rows = min(SHARD_EXAMPLES, 2 ** math.ceil(math.log2(examples)))
     fitting = (n for n in range(1, d_model) if d_model % n == 0 and rows * n % PLANE == 0)

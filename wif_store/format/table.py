@@ -1,4 +1,4 @@
-"""The table of examples of a split as Parquet: its schema from the one list of columns, its bytes, its rows."""
+"""The table of examples of a split as Parquet: its schema from the one list of columns, its bytes, rows."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
     """Open a finished store for reading.
 
     Args:
-        path: A folder, or a URL that fsspec understands (``hf://datasets/ORG/NAME/zarr/TASK.zarr``). A store on
-            the Hub is read at the commit that its revision names now, whatever is pushed later.
+        path: A folder, or a URL that fsspec understands (``hf://datasets/ORG/NAME/zarr/TASK.zarr``). A store
+            on the Hub is read at the commit that its revision names now, whatever is pushed later.
 
     Raises:
         StoreError: If there is no store, or it is unfinished or of another format version.
@@ -220,7 +220,8 @@ class ActivationStore:
         if name not in known:
             msg = f"no column {name!r}; expected one of: {', '.join(known)}"
             raise StoreError(msg)
-        return self.table(split)[name].to_numpy()
+        values: np.ndarray = self.table(split)[name].to_numpy()
+        return values
 
     def examples(self, split: str | None = None) -> list[Example]:
         """The examples of a split, without residuals, in the order of the rows."""

@@ -73,8 +73,8 @@ def _invariants(store: ActivationStore) -> Iterator[tuple[str, bool]]:
         groups = len({e.group for e in examples[split]})
         yield f"the groups of {split} are as counted", groups == store.manifest.splits[split]["groups"]
     if store.manifest.selection.get("splits") == "seeded":
-        groups = [{e.group for e in examples[split]} for split in SPLITS]
-        yield "no group is in two splits", len(set().union(*groups)) == sum(map(len, groups))
+        members = [{e.group for e in examples[split]} for split in SPLITS]
+        yield "no group is in two splits", len(set().union(*members)) == sum(map(len, members))
     yield "the final token is the last", all(e.final_token_position == e.tokens - 1 for e in every)
     yield from _choices(every)
     for layer in store.layers:

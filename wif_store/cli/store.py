@@ -1,26 +1,29 @@
-"""Stores, selections and audits in words."""
+"""``wif-store info``, ``verify`` and ``audit`` as a person sees them: stores and audits in words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from wif_store.store.audit import FLAWS
 from wif_store.format.schema import SPLITS
+from wif_store.store.audit import FLAWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wif_store.store.reader import ActivationStore
 
-LOPSIDED = 0.9
-SITES = {
+LOPSIDED: Final = 0.9
+"""The share of one answer from which on success says little."""
+SMALL_MASS: Final = 0.1
+"""The probability mass of the scored answers under which the model would say something else."""
+SITES: Final = {
     "context": "the context that all choices share",
     "preferred": "the sequence of the choice the model preferred",
     "prompt": "a prompt of its own",
 }
 
 
-def describe_selection(selection: Mapping[str, Any], out: str) -> str:
+def describe_selection(selection: Mapping[str, Any], out: str, protocol: str) -> str:
     """What a build found and kept, in a few lines; a warning where one answer is given to nearly all."""
     shares = ", ".join(f"{share:.1%}" for share in selection["answer_shares"])
     lines = [
@@ -30,10 +33,20 @@ def describe_selection(selection: Mapping[str, Any], out: str) -> str:
         f"  accuracy {selection['accuracy']:.4f} ({selection['successes']} of {selection['scanned']}); "
         f"share of each answer: {shares}",
     ]
-    if max(selection["answer_shares"]) > LOPSIDED:
+    mass = selection.get("answer_mass")
+    if mass is not None:
+        lines.append(f"  the scored answers have {mass:.1%} of the probability at their first token")
+    most = max(selection["answer_shares"])
+    if most > LOPSIDED:
+        other = "a larger model" if protocol == "aligned" else "--protocol aligned or a larger model"
         lines.append(
-            f"  warning: one answer is given to {max(selection['answer_shares']):.0%} of the examples, "
-            "so success says little about what it knows; try --protocol aligned or a larger model"
+            f"  warning: one answer is given to {most:.0%} of the examples, so success says little about "
+            f"what the model knows; try {other}"
+        )
+    if mass is not None and mass < SMALL_MASS:
+        lines.append(
+            "  warning: the model would rather say something else than any of the scored answers; "
+            "try another protocol or template"
         )
     return "\n".join(lines)
 
@@ -47,16 +60,16 @@ def describe_store(store: ActivationStore) -> str:
     # A local file has no revision; its content does.
     revision = source["revision"] or f"sha256:{source['sha256'][:12]}"
     splits = ", ".join(
-        f"{name} {manifest.splits[name]['examples']} ({manifest.splits[name]['successes']} successes)"
+        f"{name} {manifest.splits[name]['examples']} in {manifest.splits[name]['groups']} groups"
         for name in SPLITS
     )
     rows = [
-        ("task", store.task),
+        ("task", f"{store.task}, outcome: {manifest.outcome}"),
         ("protocol", f"{protocol['name']} v{protocol['version']}, read: {site}"),
         ("model", f"{model['id']} @ {model['revision']}"),
         ("forward pass", f"{model['dtype']} on {model['device']}, {model['architecture']}"),
         ("source", f"{source['id']} @ {revision}, {source['rows']} rows"),
-        ("examples", f"{len(store)}: {splits}"),
+        ("examples", f"{len(store)}, half of them successes: {splits}"),
         ("final token", f"{len(store.layers)} layers x {len(store)} x {store.d_model}"),
         ("sequences", f"layers {', '.join(map(str, store.sequence_layers)) or 'none'}"),
         ("accuracy", f"{manifest.selection['accuracy']:.4f} over {manifest.selection['scanned']} scanned"),

@@ -1,0 +1,200 @@
+"""The commands as Python functions: ``build``, ``score``, ``evaluate``, ``push`` and ``pull``.
+
+This is where a model meets a build: no room below may know both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wif_store.builder.pipeline import build_store
+from wif_store.builder.plan import Settings
+from wif_store.builder.sweep import Job, Templates, plan_jobs
+from wif_store.errors import BuildError, SelectionError
+from wif_store.scorer.run import evaluate as evaluate
+from wif_store.scorer.run import score as score
+from wif_store.store.reader import open_store
+from wif_store.tasks import TASKS, get_task
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from wif_store.builder.pipeline import Progress
+    from wif_store.builder.workers import Workers
+    from wif_store.records import Engine
+    from wif_store.store.reader import ActivationStore
+    from wif_store.tasks.base import Protocol
+
+DEFAULT_MODEL = "google/gemma-2-2b"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """The options of a build, as ``wif-store build`` takes them; see :func:`build`.
+
+    Attributes:
+        task: A task, or ``all``.
+        models: At least one.
+    """
+
+    task: str
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    source: str | None = None
+    protocol: str = "aligned"
+    layers: str = "all"
+    sequence_layers: str = "auto"
+    per_class: int | str = 2000
+    splits: str = "seeded"
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "bfloat16"
+    batch_tokens: int | None = None
+    batch_size: int = 512
+    chat_template: bool = False
+    template: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    out: str | None = None
+    engine: str = "local"
+    ray_address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+
+    def jobs(self) -> list[Job]:
+        """Every model over every task, with the rows of each task; a bad option is refused here.
+
+        Raises:
+            WifError: Saying which option is wrong, and what is expected.
+        """
+        self._check_engine()
+        tasks = list(TASKS.values()) if self.task == "all" else [get_task(self.task)]
+        settings = [
+            Settings(
+                task=task,
+                protocol=task.protocol(self.protocol),
+                per_class=parse_per_class(self.per_class),
+                seed=self.seed,
+                splits=parse_splits(self.splits),
+            )
+            for task in tasks
+        ]
+        return plan_jobs(self.models, settings, Templates(self.source, self.out))
+
+    def _check_engine(self) -> None:
+        if self.engine not in ("local", "ray"):
+            msg = f"--engine is {self.engine!r}; expected local or ray"
+            raise BuildError(msg)
+        given = (self.ray_address, self.workers, self.gpus_per_worker)
+        if self.engine == "local" and given != (None, None, None):
+            msg = "--ray-address, --workers and --gpus-per-worker are for --engine ray: add it, or leave "
+                "them out"
+            raise BuildError(msg)
+
+
+Opened = Callable[["Protocol"], "tuple[Engine, Workers | None]"]
+"""Gives a model under a protocol, and the workers that have it; None is this process."""
+
+
+@contextmanager
+def open_model(model: str, options: BuildOptions) -> Iterator[Opened]:
+    """A model for the builds inside: it is loaded when a build first asks for it, and once.
+
+    Raises:
+        ModelError: If it cannot be had, or what runs it is not installed.
+    """
+    from wif_store.extract.engine import Opener
+
+    opener = Opener(
+        model,
+        layers=options.layers,
+        sequence_layers=options.sequence_layers,
+        device=options.device,
+        dtype=options.dtype,
+        batch_tokens=options.batch_tokens,
+        batch_size=options.batch_size,
+        chat=options.chat_template,
+        template=options.template,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if options.engine == "local":
+        yield lambda protocol: (opener(protocol), None)
+        return
+    from wif_store.builder.workers_ray import RayWorkers, ray_workers
+
+    gpus = 0 if options.device == "cpu" and options.gpus_per_worker is None else options.gpus_per_worker
+    with ray_workers(opener, address=options.ray_address, workers=options.workers, gpus=gpus) as actors:
+        yield lambda protocol: ((workers := RayWorkers(actors, protocol)).engine, workers)
+
+
+def build(
+    task: str,
+    model: str = DEFAULT_MODEL,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ActivationStore:
+    """Run a model over a task, write its store, and open it.
+
+    The same call goes on where a stopped one left off, and returns at once where the store is finished.
+
+    Args:
+        task: A task's name.
+        model: ``gemma3-270m`` (embedded), a Hub id (``id@revision``), a folder or a GGUF file.
+        out: Where the store goes, a folder or a URL; ``stores/{model}/{protocol}/{task}.zarr`` if not given.
+        progress: Told how it goes.
+        **options: The fields of :class:`BuildOptions`, which are the options of ``wif-store build``:
+            ``source``, ``protocol``, ``layers``, ``sequence_layers``, ``per_class``, ``splits``, ``seed``,
+            ``device``, ``dtype``, ...
+
+    Returns:
+        The opened store.
+
+    Raises:
+        WifError: The same errors that the command prints as one line.
+        TypeError: If there is no such option.
+
+    Example::
+
+        store = wif_store.build("winogrande", "gemma3-270m", source="builtin", per_class="max")
+        X, success = store.read_final_token(layer=9, split="train")
+    """
+    given = BuildOptions(task, (model,), out=None if out is None else str(out), **options)
+    if task == "all":
+        msg = "build() returns one store: name one task, or run `wif-store build --task all`"
+        raise BuildError(msg)
+    [job] = given.jobs()
+    with open_model(model, given) as opened:
+        engine, workers = opened(job.settings.protocol)
+        build_store(job.settings, job.source, engine, job.out, progress, workers)
+    return open_store(job.out)
+
+
+def parse_per_class(value: int | str) -> int | None:
+    """A positive number, or None for ``max``.
+
+    Raises:
+        SelectionError: If it is neither.
+    """
+    text = str(value)
+    if text == "max":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        msg = f"--per-class is {text!r}; expected a positive number or max"
+        raise SelectionError(msg)
+    return int(text)
+
+
+def parse_splits(text: str) -> str:
+    """``seeded`` or ``published``.
+
+    Raises:
+        SelectionError: If it is neither.
+    """
+    if text not in ("seeded", "published"):
+        msg = f"--splits is {text!r}; expected seeded or published"
+        raise SelectionError(msg)
+    return text
