@@ -40,11 +40,12 @@ demo: venv  ## build, verify and score WinoGrande with the embedded model
 test: venv  ## run the tests, offline
 	$(BIN)/python -m pytest
 
-check: venv  ## lint, format, types, import contracts, workflows
+check: venv  ## lint, format, types, import contracts, dependencies, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry wif_store
 	$(BIN)/zizmor --offline --quiet .github
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on the path: make audit runs it"; fi
 
