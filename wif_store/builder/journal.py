@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wif_store.storage import Entry, Storage
 
 PLAN: Final = "plan.json"
+COMMAND: Final = "command.txt"
 
 
 class Journal:
@@ -49,8 +50,12 @@ class Journal:
             return self.out.exists()
         return self.out.exists(MANIFEST)
 
-    def open(self, plan: Mapping[str, Any]) -> None:
+    def open(self, plan: Mapping[str, Any], command: str = "") -> None:
         """Create the journal, or take up the one that the same plan has left.
+
+        Args:
+            plan: What determines the store's bytes.
+            command: What was typed to begin the build, for whoever asks how to go on.
 
         Raises:
             BuildError: If another process holds it, or it belongs to a build with other settings.
@@ -67,12 +72,24 @@ class Journal:
         if self.folder.exists(PLAN):
             self._check_same(plan)
         else:
+            self.folder.write(COMMAND, [command.encode()])
             self.folder.write(PLAN, [json.dumps(plan, indent=1).encode()])
         _sweep(self.folder)
 
     def begun(self) -> bool:
         """Whether a build is in progress here."""
         return self.folder.exists(PLAN)
+
+    def describe(self) -> str:
+        """How far an unfinished build is, and the command that goes on with it."""
+        plan = self._found_plan()
+        command = self.folder.read(COMMAND).decode() if self.folder.exists(COMMAND) else ""
+        scored = sum(len(self.blocks.block(name).prediction) for name in self.blocks.names())
+        return (
+            f"{self.out} is unfinished: {plan['task']} with {plan['model']['id']}, {scored:,} of "
+            f"{plan['source']['rows']:,} rows scored, {len(self.shards())} shards written; "
+            f"to go on: {command or 'repeat the call that began it'}"
+        )
 
     def close(self) -> None:
         """Let go of it."""

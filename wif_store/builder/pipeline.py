@@ -72,6 +72,7 @@ def build_store(
     out: str | os.PathLike[str],
     progress: Progress | None = None,
     workers: Workers | None = None,
+    command: str = "",
 ) -> Report:
     """Build a store at ``out``, or finish the one that the same call began.
 
@@ -84,6 +85,7 @@ def build_store(
         out: A folder, or a URL of an object store that fsspec understands.
         progress: Told how it goes.
         workers: Who does the work; this process, with the engine's model, unless told otherwise.
+        command: What was typed to begin the build, for whoever asks how to go on with it.
 
     Raises:
         WifError: Bad input; what was scanned before stays where it is for the same call to resume.
@@ -100,7 +102,7 @@ def build_store(
             journal.discard_left(plan)
             return Report(address, already_built=True)
         try:
-            journal.open(plan)
+            journal.open(plan, command)
             with _old_objects_kept(), workers or LocalWorkers(engine.extract) as working:
                 return _Build(settings, source, engine, journal, progress or Progress(), plan).run(working)
         finally:

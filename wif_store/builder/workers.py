@@ -3,7 +3,7 @@
 Workers have two verbs. ``scan`` pulls blocks from an iterator when somebody is free, so that the job of a
 block carries what is known when it is given out, and yields what came of them in any order. ``write`` writes
 a shard while the scan goes on. Neither order nor number of workers changes a byte of the store. Jobs and
-outcomes are small and can be pickled. Residuals go from the extractor to the journal, and from there to shards.
+outcomes are small and can be pickled. Residuals go from the extractor to the journal, and then to shards.
 """
 
 from __future__ import annotations

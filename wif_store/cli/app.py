@@ -144,9 +144,14 @@ def build(
 @app.command()
 def info(store: Store) -> None:
     """Say what a store holds and how it was made."""
+    from wif_store.builder.journal import Journal
     from wif_store.cli.store import describe_store
     from wif_store.store.reader import open_store
 
+    journal = Journal(store)
+    if journal.begun() and not store.exists():
+        typer.echo(printable(journal.describe()))
+        raise typer.Exit(1)
     typer.echo(printable(describe_store(open_store(store))))
 
 
@@ -194,7 +199,13 @@ def push(
         list[Path] | None,
         typer.Argument(help="Stores; default: every finished one of Gemma-2 2B.", metavar="STORE"),
     ] = None,
-    repo: Annotated[str, typer.Option(help="The dataset: OWNER/NAME.")] = "whyitfailed/gemma2-acts",
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            help="The dataset: OWNER/NAME. Default, for Gemma-2 2B alone: whyitfailed/gemma2-acts",
+            show_default=False,
+        ),
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="If it is made now, let few see it.")] = False,
     revision: Annotated[str, typer.Option(help="The branch to publish on.")] = "main",
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,

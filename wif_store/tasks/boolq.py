@@ -22,11 +22,12 @@ TASK = MultipleChoiceTask(
             "Clark et al., BoolQ: Exploring the Surprising Difficulty of Natural Yes/No Questions, NAACL 2019"
         ),
     ),
-    builtin="boolq/none/validation",
     fields={"question": str, "passage": str, "answer": bool},
     choices=no_yes,
     gold=position_in("answer", False, True),
     key=("question", "passage"),
+    group=("passage",),
+    builtin="boolq/none/validation",
     protocols=(
         ALIGNED,
         replace(ALIGNED, name="mcq"),

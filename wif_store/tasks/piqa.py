@@ -10,11 +10,12 @@ TASK = MultipleChoiceTask(
         licence="afl-3.0",
         citation="Bisk et al., PIQA: Reasoning about Physical Commonsense in Natural Language, AAAI 2020",
     ),
-    builtin="piqa/plain_text/validation",
     fields={"goal": str, "sol1": str, "sol2": str, "label": int},
     choices=columns("sol1", "sol2"),
     gold=position_in("label", 0, 1),
     key=("goal", "sol1", "sol2"),
+    group=("goal",),
+    builtin="piqa/plain_text/validation",
     protocols=(
         Protocol("aligned", context="Question: {goal}\nAnswer:", continuation=" {choice}"),
         mcq("Question: {goal}"),

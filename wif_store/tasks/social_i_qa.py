@@ -10,11 +10,12 @@ TASK = MultipleChoiceTask(
         licence="cc-by-4.0",
         citation="Sap et al., Social IQa: Commonsense Reasoning about Social Interactions, EMNLP 2019",
     ),
-    builtin="social_i_qa/none/validation",
     fields={"context": str, "question": str, "answerA": str, "answerB": str, "answerC": str, "label": str},
     choices=columns("answerA", "answerB", "answerC"),
     gold=position_in("label", "1", "2", "3"),
     key=("context", "question", "answerA", "answerB", "answerC"),
+    group=("context",),
+    builtin="social_i_qa/none/validation",
     protocols=(
         Protocol("aligned", context="Q: {context} {question}\nA:", continuation=" {choice}"),
         mcq("{context} {question}"),

@@ -21,11 +21,12 @@ TASK = MultipleChoiceTask(
         licence="cc-by-4.0",
         citation="Sakaguchi et al., WinoGrande: An Adversarial Winograd Schema Challenge at Scale, AAAI 2020",
     ),
-    builtin="winogrande/winogrande_xl/validation",
     fields={"sentence": str, "option1": str, "option2": str, "answer": str},
     choices=columns("option1", "option2"),
     gold=position_in("answer", "1", "2"),
     key=("sentence", "option1", "option2"),
+    group=("option1", "option2"),
+    builtin="winogrande/winogrande_xl/validation",
     derive=around_the_gap,
     protocols=(
         # The context differs per choice, so what is read is the sequence the model chose.
