@@ -5,17 +5,20 @@ This is where a model meets a build: no room below may know both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from wif_store.builder.journal import Journal
 from wif_store.builder.pipeline import build_store
-from wif_store.builder.plan import Settings
+from wif_store.builder.plan import Settings, is_finished
 from wif_store.builder.sweep import Job, Templates, plan_jobs
 from wif_store.errors import BuildError, SelectionError
+from wif_store.format.schema import MANIFEST
 from wif_store.scorer.run import evaluate as evaluate
 from wif_store.scorer.run import score as score
+from wif_store.storage import storage_of
 from wif_store.store.reader import open_store
 from wif_store.tasks import TASKS, get_task
 
@@ -50,12 +53,14 @@ class BuildOptions:
     per_class: int | str = 2000
     splits: str = "seeded"
     seed: int = 0
+    skip_too_long: bool = False
     device: str = "auto"
     dtype: str = "bfloat16"
     batch_tokens: int | None = None
     batch_size: int = 512
     chat_template: bool = False
     template: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
     trust_remote_code: bool = False
     out: str | None = None
     engine: str = "local"
@@ -78,6 +83,7 @@ class BuildOptions:
                 per_class=parse_per_class(self.per_class),
                 seed=self.seed,
                 splits=parse_splits(self.splits),
+                skip_too_long=self.skip_too_long,
             )
             for task in tasks
         ]
@@ -89,9 +95,41 @@ class BuildOptions:
             raise BuildError(msg)
         given = (self.ray_address, self.workers, self.gpus_per_worker)
         if self.engine == "local" and given != (None, None, None):
-            msg = "--ray-address, --workers and --gpus-per-worker are for --engine ray: add it, or leave "
+            msg = (
+                "--ray-address, --workers and --gpus-per-worker are for --engine ray: add it, or leave "
                 "them out"
+            )
             raise BuildError(msg)
+
+
+def is_built(job: Job, options: BuildOptions) -> bool:
+    """Whether a job's store is finished, by what can be known without loading the model.
+
+    Raises:
+        ModelError: If there is no such model, or what runs it is not installed.
+    """
+    out = storage_of(job.out)
+    if options.device != "auto" or options.chat_template or not out.exists(MANIFEST):
+        return False
+    from wif_store.extract.checkpoint import locate
+
+    # Of a model on the Hub the commit is enough; that of local files is a hash over their bytes.
+    located = locate(job.model, weights=False)
+    if not located.revision:
+        located = locate(job.model)
+    model = {"id": located.name, "kind": located.kind, "revision": located.revision, "dtype": options.dtype}
+    batching = {"examples": options.batch_size}
+    if options.batch_tokens is not None:
+        batching["tokens"] = options.batch_tokens
+    return is_finished(
+        out,
+        job.settings,
+        job.source,
+        model=model,
+        batching=batching,
+        layers=options.layers,
+        sequence_layers=options.sequence_layers,
+    )
 
 
 Opened = Callable[["Protocol"], "tuple[Engine, Workers | None]"]
@@ -99,16 +137,20 @@ Opened = Callable[["Protocol"], "tuple[Engine, Workers | None]"]
 
 
 @contextmanager
-def open_model(model: str, options: BuildOptions) -> Iterator[Opened]:
-    """A model for the builds inside: it is loaded when a build first asks for it, and once.
+def open_model(jobs: Sequence[Job], options: BuildOptions) -> Iterator[Opened]:
+    """The model of some jobs: it is loaded when a build inside first asks for it, and once.
+
+    A build that goes on runs the model with as many threads as it began with, for they decide the last bits.
 
     Raises:
         ModelError: If it cannot be had, or what runs it is not installed.
     """
     from wif_store.extract.engine import Opener
 
+    recorded = (Journal(job.out).recorded_threads() for job in jobs)
     opener = Opener(
-        model,
+        jobs[0].model,
+        threads=options.threads or next((threads for threads in recorded if threads), None),
         layers=options.layers,
         sequence_layers=options.sequence_layers,
         device=options.device,
@@ -167,9 +209,10 @@ def build(
         msg = "build() returns one store: name one task, or run `wif-store build --task all`"
         raise BuildError(msg)
     [job] = given.jobs()
-    with open_model(model, given) as opened:
-        engine, workers = opened(job.settings.protocol)
-        build_store(job.settings, job.source, engine, job.out, progress, workers)
+    if not is_built(job, given):
+        with open_model([job], given) as opened:
+            engine, workers = opened(job.settings.protocol)
+            build_store(job.settings, job.source, engine, job.out, progress, workers)
     return open_store(job.out)
 
 

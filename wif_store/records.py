@@ -59,6 +59,15 @@ class Extract(Protocol):
 
 
 @runtime_checkable
+class Lengths(Extract, Protocol):
+    """One that knows which requests are longer than the model's context."""
+
+    def too_long(self, requests: Sequence[Request]) -> list[bool]:
+        """For each request, whether the model cannot read it whole."""
+        ...
+
+
+@runtime_checkable
 class Stream(Extract, Protocol):
     """One that does better when it knows what comes next."""
 

@@ -91,6 +91,11 @@ class Journal:
             f"to go on: {command or 'repeat the call that began it'}"
         )
 
+    def recorded_threads(self) -> int | None:
+        """How many threads an unfinished build has run its model with; None where there is no such build."""
+        found = self._found_plan()["model"].get("threads") if self.begun() else None
+        return int(found) if found else None
+
     def close(self) -> None:
         """Let go of it."""
         self._held.close()

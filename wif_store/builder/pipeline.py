@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wif_store.builder.workers import Workers
     from wif_store.records import Engine
     from wif_store.storage import Entry
+    from wif_store.tasks.base import Candidate
     from wif_store.tasks.rows import Source
 
 
@@ -125,7 +126,7 @@ class _Build:
     """The shards that are being written."""
 
     def __post_init__(self) -> None:
-        self.scan = Scan(self.settings, self.source, self.journal)
+        self.too_long = 0
         self.writers = {split: SplitWriter(split, self.engine) for split in SPLITS}
         self.closed: set[str] = set()
         self.there = self.journal.shards()
@@ -134,6 +135,7 @@ class _Build:
     def run(self, workers: Workers) -> Report:
         """Scan, write and finish."""
         started = time.monotonic()
+        self.scan = Scan(self.settings, self._readable(workers), self.journal)
         for _ in self.scan.run(workers):
             self.progress.scanned(self.scan.parts, self.scan.tokens)
             self._take_rows(workers)
@@ -162,6 +164,17 @@ class _Build:
         )
         self.journal.finish(_run_line(report, self.engine))
         return report
+
+    def _readable(self, workers: Workers) -> list[Candidate]:
+        """The candidates that the model is asked about."""
+        candidates = list(self.source.candidates)
+        if not self.settings.skip_too_long:
+            return candidates
+        self.progress.phase("counting tokens")
+        requests = [self.settings.task.request(c, self.settings.protocol) for c in candidates]
+        kept = [c for c, long in zip(candidates, workers.too_long(requests), strict=True) if not long]
+        self.too_long = len(candidates) - len(kept)
+        return kept
 
     def _take_rows(self, workers: Workers) -> None:
         """Take up the rows that became final, and have the shards written that they complete."""
@@ -218,6 +231,7 @@ class _Build:
             "rows": self.source.record["rows"],
             "duplicates": self.source.duplicates,
             "contradictory": list(self.source.contradictory),
+            "too_long": self.too_long,
             **self.scan.outcomes(),
         }
         copied = ("task", "outcome", "protocol", "model", "source", "batching", "versions")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from wif_store.builder.plan import Settings
     from wif_store.builder.workers import Outcome, Workers
     from wif_store.tasks.base import Candidate
-    from wif_store.tasks.rows import Source
 
 LEAST_BLOCK: Final = 64
 MOST_BLOCK: Final = 512
@@ -107,10 +106,10 @@ class Scan:
         tokens: What the model ran in this call.
     """
 
-    def __init__(self, settings: Settings, source: Source, journal: Journal) -> None:
+    def __init__(self, settings: Settings, candidates: Sequence[Candidate], journal: Journal) -> None:
         self._settings, self._journal = settings, journal
         wanted = pairs_wanted(settings.per_class)
-        divided = divide(source.candidates, settings.seed, settings.splits)
+        divided = divide(candidates, settings.seed, settings.splits)
         done = journal.blocks.names()
         self.parts = {
             split: SplitScan(

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -15,10 +15,10 @@ from wif_store.errors import TaskError
 from wif_store.tasks.rows import load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from wif_store.builder.plan import Settings
-    from wif_store.extract.outline import Outline
+    from wif_store.extract.dry_run import Preview
     from wif_store.tasks.base import MultipleChoiceTask
     from wif_store.tasks.rows import Source
 
@@ -126,18 +126,22 @@ class Estimate:
     raw: float
 
 
-def estimate(job: Job, outline: Outline, *, dtype: str, chat: bool) -> Estimate:
-    """Estimate one job from its first ``SAMPLE`` examples and the model's outline."""
+def estimate(
+    job: Job, preview: Preview, *, dtype: str, chat: bool, template: Mapping[str, Any] | None = None
+) -> Estimate:
+    """Estimate one job from its first ``SAMPLE`` examples and the model's configuration."""
     settings, candidates = job.settings, job.source.candidates
     sample = visit_order(candidates, settings.seed)[:SAMPLE]
     requests = [settings.task.request(c, settings.protocol) for c in sample]
-    run, read = map(fmean, zip(*outline.tokens(requests, settings.protocol, chat=chat), strict=True))
+    run, read = map(
+        fmean, zip(*preview.tokens(requests, settings.protocol, chat=chat, template=template), strict=True)
+    )
     wanted = len(candidates) if settings.per_class is None else 2 * settings.per_class
     kept = min(wanted, len(candidates))
     # The largest k is known only when every candidate has been visited.
     least = len(candidates) if settings.per_class is None else kept
-    width = outline.d_model * (4 if dtype == "float32" else 2)
-    raw = kept * width * (len(outline.layers) + read * len(outline.sequence_layers))
+    width = preview.d_model * (4 if dtype == "float32" else 2)
+    raw = kept * width * (len(preview.layers) + read * len(preview.sequence_layers))
     return Estimate(job, len(candidates), kept, run, run * least, run * len(candidates), raw)
 
 

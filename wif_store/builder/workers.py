@@ -20,7 +20,7 @@ import numpy as np
 from joblib import cpu_count
 
 from wif_store.builder.shards import Shard, ShardJob, write_shard
-from wif_store.records import Stream
+from wif_store.records import Lengths, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -94,6 +94,10 @@ class Workers(AbstractContextManager["Workers"], Protocol):
         """Write a shard of blocks whose outcomes were yielded."""
         ...
 
+    def too_long(self, requests: Sequence[Request]) -> list[bool]:
+        """For each request, whether it is longer than the model's context."""
+        ...
+
 
 class LocalWorkers:
     """This process: one thread journals blocks and one writes shards while the next block is extracted."""
@@ -132,6 +136,12 @@ class LocalWorkers:
     def write(self, job: ShardJob, journal: Journal) -> Future[Shard]:
         """Write a shard in another thread."""
         return self._writers.submit(write_shard, job, journal, self._encoders, 2 * self._threads)
+
+    def too_long(self, requests: Sequence[Request]) -> list[bool]:
+        """For each request, whether it is longer than the model's context."""
+        if not isinstance(self._extract, Lengths):
+            return [False] * len(requests)
+        return self._extract.too_long(requests)
 
     def _extracted(self, jobs: Iterator[BlockJob]) -> Iterator[tuple[BlockJob, list[Record]]]:
         """Each job with its records; the next ones may be under way."""

@@ -25,14 +25,14 @@ from wif_store.builder.journal import Journal
 from wif_store.builder.shards import write_shard
 from wif_store.builder.workers import Outcome
 from wif_store.errors import BuildError, ModelError, WifError, one_line
-from wif_store.records import Engine
+from wif_store.records import Engine, Lengths
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from wif_store.builder.shards import Shard, ShardJob
     from wif_store.builder.workers import BlockJob
-    from wif_store.tasks.base import Protocol
+    from wif_store.tasks.base import Protocol, Request
 
 Open = Callable[["Protocol"], Engine]
 """Opens the model on first use and gives it under a protocol; it can be pickled."""
@@ -66,6 +66,12 @@ class Worker:
         outcome = Outcome.of(job, records)
         job.journal(records, journal)
         return outcome
+
+    def too_long(self, requests: Sequence[Request], protocol: Protocol) -> list[bool]:
+        """For each request, whether it is longer than the model's context."""
+        with self._model:
+            extract = self._open(protocol).extract
+            return extract.too_long(requests) if isinstance(extract, Lengths) else [False] * len(requests)
 
     def write(self, job: ShardJob, out: str) -> Shard:
         """Write a shard."""
@@ -136,6 +142,11 @@ class RayWorkers:
                 found.set_exception(error)
 
         ref.future().add_done_callback(settle)
+        return found
+
+    def too_long(self, requests: Sequence[Request]) -> list[bool]:
+        """For each request, whether it is longer than the model's context."""
+        found: list[bool] = _result(self._actors[0].too_long.remote(requests, self._protocol))
         return found
 
 

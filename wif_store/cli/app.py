@@ -10,6 +10,7 @@ import typer
 
 from wif_store.cli.score import score_command
 from wif_store.errors import WifError, printable
+from wif_store.tasks import names
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +27,7 @@ Store = Annotated[
 
 @app.command()
 def build(
-    task: Annotated[str, typer.Option(help="winogrande, piqa, boolq, social_i_qa, or all.")],
+    task: Annotated[str, typer.Option(help=f"{', '.join(names())}, or all.")],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -38,9 +39,9 @@ def build(
     source: Annotated[
         str | None,
         typer.Option(
-            help="builtin, a .jsonl/.json/.parquet file, a save_to_disk FOLDER or FOLDER:SPLIT, or a dataset "
-            "on the Hub: ID, ID:SPLIT or ID@REVISION:CONFIG/SPLIT; {task} stands for the task. Default: the "
-            "task's own dataset on the Hub.",
+            help="builtin; a .jsonl, .json, .csv, .tsv or .parquet file (.gz too), or a folder or glob of "
+            "Parquet; a save_to_disk FOLDER or FOLDER:SPLIT; a dataset on the Hub: ID, ID:SPLIT or "
+            "ID@REVISION:CONFIG/SPLIT. {task} stands for the task. Default: the task's own dataset.",
             show_default=False,
         ),
     ] = None,
@@ -61,6 +62,10 @@ def build(
         str, typer.Option(help="seeded, or published: the split that the source carries.")
     ] = "seeded",
     seed: Annotated[int, typer.Option(help="Fixes which examples are kept, and their splits.")] = 0,
+    skip_too_long: Annotated[
+        bool,
+        typer.Option("--skip-too-long", help="Leave out and count rows longer than the model's context."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.")
@@ -75,6 +80,21 @@ def build(
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Wrap prompts in the chat template.")
     ] = False,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An argument of the chat template, as in enable_thinking=false; repeat for more.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPU threads of a forward pass. Default: what this process may use.",
+            show_default=False,
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the model repository's own code run.")
     ] = False,
@@ -114,7 +134,7 @@ def build(
 ) -> None:
     """Run a model over a task and write its store. The same command goes on after a stop."""
     from wif_store.api import DEFAULT_MODEL, BuildOptions
-    from wif_store.cli.build import run_builds
+    from wif_store.cli.build import parse_template, run_builds
 
     options = BuildOptions(
         task=task,
@@ -126,11 +146,14 @@ def build(
         per_class=per_class,
         splits=splits,
         seed=seed,
+        skip_too_long=skip_too_long,
         device=device,
         dtype=dtype,
         batch_tokens=batch_tokens,
         batch_size=batch_size,
         chat_template=chat_template,
+        template=parse_template(template or []),
+        threads=threads,
         trust_remote_code=trust_remote_code,
         out=out,
         engine=engine,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from contextlib import contextmanager
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from wif_store.api import open_model
-from wif_store.builder.pipeline import Progress, Report, build_store
+from wif_store.api import is_built, open_model
+from wif_store.builder.pipeline import Progress, build_store
 from wif_store.builder.sweep import estimate, table
 from wif_store.cli.store import describe_selection
 from wif_store.errors import BuildError, ModelError, WifError, printable
@@ -55,10 +56,10 @@ def run_builds(options: BuildOptions, *, dry_run: bool) -> None:
 def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, alone: bool) -> list[Job]:
     """Build the jobs of one model; returns those that could not be built, unless there is but one."""
     failed: list[Job] = []
-    with open_model(jobs[0].model, options) as opened:
+    with open_model(jobs, options) as opened:
         for number, job in enumerate(jobs):
             try:
-                run_build(console, job, opened)
+                run_build(console, job, opened, options)
             except WifError as error:
                 if alone or isinstance(error, BuildError):
                     raise
@@ -70,8 +71,13 @@ def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, 
     return failed
 
 
-def run_build(console: Console, job: Job, opened: Opened) -> Report:
+def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions) -> None:
     """Build one store and print what came of it."""
+    if is_built(job, options):
+        console.print(
+            printable(f"{job.out} is already built with these settings"), soft_wrap=True, markup=False
+        )
+        return
     with console.status(f"loading {job.model}"):
         engine, workers = opened(job.settings.protocol)
     with _bars(console, job.name) as progress:
@@ -82,26 +88,51 @@ def run_build(console: Console, job: Job, opened: Opened) -> Report:
     else:
         text = describe_selection(report.selection, report.out, job.settings.protocol.name)
     console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
-    return report
 
 
 def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions) -> None:
     """Print what the jobs will take; no weights are fetched or loaded for it."""
-    from wif_store.extract.outline import outline
+    from wif_store.extract.dry_run import preview
 
     estimates = []
     with console.status("estimating tokens and bytes"):
         for model, group in groupby(jobs, lambda j: j.model):
-            found = outline(
+            found = preview(
                 model,
                 layers=options.layers,
                 sequence_layers=options.sequence_layers,
                 trust_remote_code=options.trust_remote_code,
             )
             estimates += [
-                estimate(job, found, dtype=options.dtype, chat=options.chat_template) for job in group
+                estimate(
+                    job, found, dtype=options.dtype, chat=options.chat_template, template=options.template
+                )
+                for job in group
             ]
     console.print(table(estimates, options.dtype))
+
+
+def parse_template(arguments: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` texts as arguments of a chat template; values are JSON where they can be read as such.
+
+    Raises:
+        ModelError: If a text has no name.
+
+    Example:
+        >>> parse_template(["enable_thinking=false", "date_string=1 May 2026"])
+        {'enable_thinking': False, 'date_string': '1 May 2026'}
+    """
+    parsed: dict[str, Any] = {}
+    for text in arguments:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            msg = f"--template is {text!r}; expected name=value, as in enable_thinking=false"
+            raise ModelError(msg)
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed
 
 
 @contextmanager

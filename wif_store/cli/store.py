@@ -29,7 +29,8 @@ def describe_selection(selection: Mapping[str, Any], out: str, protocol: str) ->
     lines = [
         f"{out}: k = {selection['k']} successes and as many failures",
         f"  scanned {selection['scanned']} of {selection['rows']} rows, {selection['duplicates']} duplicates "
-        f"and {len(selection['contradictory'])} contradictory items left out",
+        f"and {len(selection['contradictory'])} contradictory items left out"
+        + (f", {selection['too_long']} too long" if selection["too_long"] else ""),
         f"  accuracy {selection['accuracy']:.4f} ({selection['successes']} of {selection['scanned']}); "
         f"share of each answer: {shares}",
     ]
