@@ -6,7 +6,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from wif_store.scorer.logistic import C_GRID, LogisticPath
+from wif_store.scorer.probes.logistic import C_GRID, LogisticPath
 from wif_store.scorer.stats import auroc
 
 

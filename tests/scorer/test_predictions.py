@@ -19,7 +19,7 @@ def store():
 
 @pytest.fixture
 def scores(store):
-    return {example.id: example.confidence for example in store.examples("test")}
+    return {example.id: example.choice.margin for example in store.examples("test")}
 
 
 def write_csv(path, rows):
@@ -55,7 +55,7 @@ def test_the_models_own_confidence_scores_as_the_baseline_does(store, scores):
 
 def test_several_tasks_are_told_apart_by_id(scores, store):
     other = memory_store("boolq", seed=4)
-    both = scores | {example.id: -example.confidence for example in other.examples("test")}
+    both = scores | {example.id: -example.choice.margin for example in other.examples("test")}
     found = evaluate(both, [store, other])
     assert found.task("piqa").curves[0].best.test == evaluate(scores, store).tasks[0].curves[0].best.test
     with pytest.raises(ScoreError, match="for task 'boolq' lack 'boolq-"):
@@ -96,17 +96,17 @@ def test_constant_scores_are_refused_and_labels_noted(store, scores):
     assert "balanced accuracy" in evaluate(answers, store).tasks[0].curves[0].best.notes[0]
 
 
-def test_scores_turned_round_are_noted(store):
-    turned = {example.id: -example.success + 0.1 * example.confidence for example in store.examples("test")}
-    assert "higher score must mean" in evaluate(turned, store).tasks[0].curves[0].best.notes[0]
+def test_scores_that_are_upside_down_are_noted(store):
+    flipped = {e.id: -e.success + 0.1 * e.choice.margin for e in store.examples("test")}
+    assert "higher score must mean" in evaluate(flipped, store).tasks[0].curves[0].best.notes[0]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("x.txt", "", "end in '.txt'; expected .csv, .jsonl or .parquet"),
+        ("x.txt", "", "x.txt cannot be read; expected"),
         ("x.csv", "example,score\na,1\n", "row 2: found example, score; expected id and score"),
-        ("x.jsonl", "[1, 2]\n", "row 1: found list; expected id and score"),
+        ("x.jsonl", "[1, 2]\n", "found list; expected an object"),
         ("x.jsonl", '{"a\\nb": 1, "c": 2}\n', r"row 1: found 'a\nb', c; expected id and score"),
         ("x.jsonl", f'{{"{"a" * 900}": 1}}\n', f"row 1: found {'a' * 200}; expected id and score"),
         ("x.jsonl", "{broken\n", "cannot be read"),

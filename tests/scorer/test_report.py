@@ -1,8 +1,10 @@
 """What a run leaves behind: a table, results.json, results.md and a picture."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from tests.support.memory_store import memory_store
-from wif_store.errors import ScoreError
-from wif_store.cli.score import find_stores, parse_layers, score_command
+from tests.support.stores import make_store
+from wif_store.cli.score import find_stores, score_command
+from wif_store.errors import LayersError, ScoreError
 from wif_store.scorer.paper import beside, figure1
 from wif_store.scorer.report import sections, to_markdown, to_text, write
 from wif_store.scorer.run import evaluate, score
@@ -28,7 +31,7 @@ def stores():
 
 @pytest.fixture(scope="module")
 def results(stores):
-    return score(stores, ["logistic", "lda"], seeds=2, transfer=True, bootstrap_draws=10_000)
+    return score(stores, ["logistic", "lda"], seeds=2, cross_task=True, bootstrap_draws=10_000)
 
 
 def test_the_table_says_what_a_probe_does_not_beat(results):
@@ -40,7 +43,7 @@ def test_the_table_says_what_a_probe_does_not_beat(results):
     row = next(line for line in text.splitlines() if line.startswith("boolq  logistic  "))
     assert row.split()[2] == str(best.layer)
     assert f"{best.test.value:.3f}" in row and f"[{best.test.low:.3f}, {best.test.high:.3f}]" in row
-    for name in ("confidence", "prompt-length", "tf-idf", "shuffled labels", "Transfer of lda", "bootstrap"):
+    for name in ("confidence", "prompt-length", "tf-idf", "shuffled labels", "CrossTask of lda", "bootstrap"):
         assert name in text
 
 
@@ -51,7 +54,7 @@ def test_layers_are_named_as_the_protocol_names_them(stores):
     text = to_text(sections(score(stored, "mean-difference")))
     table = text[text.index("by layer") :].splitlines()
     assert [line.split()[0] for line in table[3:6]] == ["4", "5", "10"]
-    assert "layer L is the output of block L-1" in text
+    assert "its layer L is layer L-1 of the store" in text
 
 
 def test_files_hold_everything(results, stores, tmp_path):
@@ -79,7 +82,7 @@ def test_markdown_tables_have_one_width(results):
 
 
 def test_a_run_is_written_the_same_twice(results, stores, tmp_path):
-    again = score(stores, ["logistic", "lda"], seeds=2, transfer=True, bootstrap_draws=10_000)
+    again = score(stores, ["logistic", "lda"], seeds=2, cross_task=True, bootstrap_draws=10_000)
     assert json.dumps(again.to_json()) == json.dumps(results.to_json())
 
 
@@ -97,7 +100,7 @@ def test_the_figure_is_a_picture_with_ink_in_every_panel(results, tmp_path):
 
 
 def test_predictions_are_drawn_and_written_too(stores, tmp_path):
-    given = {e.id: e.confidence for s in stores for e in s.examples("test")}
+    given = {e.id: e.choice.margin for s in stores for e in s.examples("test")}
     write(evaluate(given, stores, name="judge"), tmp_path)
     assert "judge" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "figure.png").stat().st_size > 10_000
@@ -139,7 +142,7 @@ def test_the_command_scores_a_folder_of_stores(run, tmp_path):
 
 def test_the_command_takes_one_task_and_predictions(run, tmp_path):
     test = memory_store("piqa", seed=1).examples("test")
-    (tmp_path / "p.csv").write_text("id,score\n" + "".join(f"{e.id},{e.confidence}\n" for e in test))
+    (tmp_path / "p.csv").write_text("id,score\n" + "".join(f"{e.id},{e.choice.margin}\n" for e in test))
     done = run("stores", "--task", "piqa", "--predictions", "p.csv")
     assert done.exit_code == 0, done.output
     assert "piqa: p does not beat the model's own confidence" in done.output
@@ -156,25 +159,77 @@ def test_a_probe_in_the_current_folder_is_found(run, tmp_path, monkeypatch):
     assert "my_own_probe:make at layer 2" in done.output
 
 
+def test_the_path_is_as_it_was_after_a_probe_of_the_current_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    (tmp_path / "a_plain_probe.py").write_text(
+        "from sklearn.linear_model import RidgeClassifier\nmake = RidgeClassifier\n"
+    )
+    assert run("stores/toy/a.zarr", "--probe", "a_plain_probe:make", "--layers", "2").exit_code == 0
+    assert sys.path == before
+
+
+def test_several_predictions_stand_beside_a_probe_and_are_compared(run, tmp_path):
+    test = memory_store("piqa", seed=1).examples("test")
+    for name, sign in (("up", 1), ("down", -1)):
+        lines = "".join(f"{e.id}, {sign * e.choice.margin}\n" for e in test)
+        (tmp_path / f"{name}.csv").write_text("id, score\n" + lines)
+    out = ("--out", "out", "--layers", "1")
+    done = run(
+        "stores/toy/b.zarr", "--predictions", "up.csv", "--predictions", "down.csv", "--probe", "lda", *out
+    )
+    assert done.exit_code == 0, done.output
+    held = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [curve["probe"] for curve in held["tasks"][0]["curves"]] == ["up", "down", "lda"]
+    pairs = {(one["first"], one["second"]) for one in held["between"]}
+    assert pairs == {("up", "down"), ("up", "lda"), ("down", "lda")}
+    assert "a higher score is read as: success is likelier" in done.output
+
+
+def test_few_test_examples_show_nothing():
+    results = score(memory_store("piqa", n=120), "lda", [1])
+    assert "Under 50 test examples an AUROC shows nothing: piqa has 30." in to_text(sections(results))
+
+
+def test_a_folder_that_holds_files_called_as_libraries_are_runs_none_of_them(tmp_path):
+    for name in ("sklearn", "scipy", "joblib", "matplotlib", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / name)!r} + '.ran', 'w').close()\n")
+    (tmp_path / "mine.py").write_text(
+        "import numpy\nfrom sklearn.linear_model import RidgeClassifier\nmake = RidgeClassifier\n"
+    )
+    store = make_store(tmp_path / "s.zarr", per_class=16)
+    command = Path(sys.executable).with_name("wif-store")
+    for probe in ((), ("--probe", "mine:make")):
+        done = subprocess.run(
+            [command, "score", store, "--layers", "1", "--out", tmp_path / "out", *probe],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("*.ran"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["stores", "--task", "winogrande"], "no store of task 'winogrande'; found boolq, piqa"),
         (["nowhere"], "nowhere holds no store"),
         (["stores", "--compare", "notes"], "--compare 'notes' is not known"),
-        (["stores", "--layers", "5-2"], "--layers '5-2' cannot be read"),
-        (["stores", "--predictions", "p.csv", "--probe", "lda"], "--predictions stands in for a probe"),
+        (["stores", "--layers", "5-2"], "--layers is '5-2'"),
+        (["stores", "--predictions", "p.csv", "--layers", "1"], "--layers, --seeds and --cross-task are for"),
+        (["stores", "--out", "file/below"], "--out file/below cannot be written"),
     ],
 )
 def test_the_command_refuses(run, arguments, says):
+    Path("file").touch()
     failed = run(*arguments)
-    assert isinstance(failed.exception, ScoreError)
+    assert isinstance(failed.exception, (LayersError, ScoreError))
     assert says in str(failed.exception)
 
 
-def test_layers_and_stores_are_parsed(tmp_path):
-    assert parse_layers("0,4, 9-11") == [0, 4, 9, 10, 11]
-    assert parse_layers(None) is None
+def test_stores_are_found(tmp_path):
     assert find_stores("hf://datasets/me/data/piqa.zarr") == ["hf://datasets/me/data/piqa.zarr"]
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "manifest.json").touch()

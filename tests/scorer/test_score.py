@@ -82,7 +82,7 @@ def test_predict_proba_is_read_at_class_one():
         ("GivesLabels", "the labels 0 and 1"),
         ("GivesTooFew", "shape (99,) for 100 examples"),
         ("GivesWords", "not numbers"),
-        ("RaisesInFit", "raised RuntimeError in fit: no luck today"),
+        ("RaisesInFit", "odd_probes.py, line 49): no luck today"),
         ("RaisesInScoring", "raised KeyError in scoring"),
         ("OnlyPredicts", "neither decision_function nor predict_proba"),
     ],
@@ -189,8 +189,8 @@ def test_holm_corrects_over_all_layers_and_tasks():
 def test_transfer_moves_between_tasks_that_share_a_direction():
     stores = [memory_store(name, strength=1.5, seed=n) for n, name in enumerate(("piqa", "boolq"))]
     stores.append(memory_store("winogrande", strength=0.0, seed=7))
-    results = score(stores, transfer=True)
-    table = results.transfer[0]
+    results = score(stores, cross_task=True)
+    table = results.cross_task[0]
     assert table.cell("piqa", "boolq").test.low > 0.7
     assert (
         table.cell("winogrande", "winogrande").test.low
@@ -202,9 +202,9 @@ def test_transfer_moves_between_tasks_that_share_a_direction():
         assert table.cell(name, name).layer == best.layer
         assert table.cell(name, name).test == best.test
     with pytest.raises(ScoreError, match="differ in d_model"):
-        score([memory_store("piqa"), memory_store("boolq", d_model=9)], transfer=True)
+        score([memory_store("piqa"), memory_store("boolq", d_model=9)], cross_task=True)
     with pytest.raises(ScoreError, match="no layer in common"):
-        score([memory_store("piqa", layers=(0, 1)), memory_store("boolq", layers=(2,))], transfer=True)
+        score([memory_store("piqa", layers=(0, 1)), memory_store("boolq", layers=(2,))], cross_task=True)
 
 
 def test_probes_are_compared_in_pairs():
@@ -218,7 +218,7 @@ def test_probes_are_compared_in_pairs():
 
 def test_importing_the_scorer_loads_neither_torch_nor_sklearn():
     code = (
-        "import sys; from wif_store.scorer import command, figure, report, run; "
+        "import sys; from wif_store.scorer import figure, report, run; "
         "heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules); "
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
@@ -227,7 +227,8 @@ def test_importing_the_scorer_loads_neither_torch_nor_sklearn():
 
 def test_scoring_loads_no_torch():
     code = (
-        "import sys; from tests.support.memory_store import memory_store; from wif_store.scorer import score; "
+        "import sys; from tests.support.memory_store import memory_store; "
+        "from wif_store.scorer.run import score; "
         "score(memory_store(), ['logistic', 'paper-logistic', 'mean-token']); "
         "sys.exit('torch' in sys.modules)"
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wif_store.errors import ScoreError
+from wif_store.errors import ScoreError, one_line, printable
 
 if TYPE_CHECKING:
     from wif_store.store.reader import ActivationStore
@@ -30,18 +31,20 @@ def score_command(
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="0-based blocks, such as 0,4,9-12. Default: all.")
+        str | None, typer.Option(help="0-based layers, such as 0,4,9-12. Default: all.", show_default=False)
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fits with train and validation divided anew.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results.json, results.md and figure.png.", file_okay=False)
     ] = None,
     predictions: Annotated[
-        Path | None,
-        typer.Option(help="Score this CSV, JSONL or Parquet of id and score instead of a probe."),
+        list[str] | None,
+        typer.Option(
+            help="A CSV, JSONL or Parquet of id and score, higher where success is likelier; repeat for more."
+        ),
     ] = None,
     compare: Annotated[str | None, typer.Option(help="'paper': the published Figure 1 beside ours.")] = None,
-    transfer: Annotated[
+    cross_task: Annotated[
         bool, typer.Option("--transfer", help="Also train on each task, test on all.")
     ] = False,
     confidence: Annotated[float, typer.Option(help="Of the intervals; the level of the verdicts.")] = 0.999,
@@ -49,35 +52,48 @@ def score_command(
 ) -> None:
     """Measure how well probes, or your own scores, predict failure."""
     from wif_store.scorer.report import sections, to_text, write
-    from wif_store.scorer.run import evaluate, score
+    from wif_store.scorer.run import score
     from wif_store.store.reader import open_store
 
     if compare not in (None, "paper"):
         msg = f"--compare {compare!r} is not known; expected 'paper'"
         raise ScoreError(msg)
-    if predictions is not None and (probe or layers or transfer or seeds != 1):
-        msg = "--predictions stands in for a probe; leave out --probe, --layers, --seeds and --transfer"
+    if predictions and not probe and (layers or cross_task or seeds != 1):
+        msg = "--layers, --seeds and --cross-task are for probes: add --probe, or leave them out"
         raise ScoreError(msg)
+    if out is not None:
+        check_writable(out)
     opened = _of_tasks([open_store(path) for given in stores for path in find_stores(given)], task)
-    if predictions is not None:
-        results = evaluate(predictions, opened, confidence, bootstrap_draws=bootstrap)
-    else:
-        if str(Path.cwd()) not in sys.path:  # a console script does not look for modules here by itself
-            sys.path.insert(0, str(Path.cwd()))
-        results = score(
-            opened,
-            probe or "logistic",
-            parse_layers(layers),
-            seeds,
-            confidence,
-            bootstrap_draws=bootstrap,
-            transfer=transfer,
-        )
-    typer.echo(to_text(sections(results, paper=compare is not None)))
+    results = score(
+        opened,
+        probe or (None if predictions else "logistic"),
+        layers,
+        seeds,
+        confidence,
+        predictions=predictions or (),
+        bootstrap_draws=bootstrap,
+        cross_task=cross_task,
+    )
+    typer.echo(printable(to_text(sections(results, paper=compare is not None))))
     if out is not None:
         command = shlex.join(["wif-store", *sys.argv[1:]])
         write(results, out, command=command, paper=compare is not None)
         typer.echo(f"\nWrote results.json, results.md and figure.png to {out}")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that results cannot be written to, before anything is scored.
+
+    Raises:
+        ScoreError: saying why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        msg = f"--out {folder} cannot be written ({error.strerror}): make it writable, or choose another"
+        raise ScoreError(msg) from error
 
 
 def find_stores(given: str) -> list[str]:
@@ -97,32 +113,15 @@ def find_stores(given: str) -> list[str]:
     return found
 
 
-def parse_layers(text: str | None) -> list[int] | None:
-    """Parse ``0,4,9-12``.
-
-    Raises:
-        ScoreError: if it cannot be parsed.
-    """
-    if text is None:
-        return None
-    chosen: list[int] = []
-    for part in text.split(","):
-        ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if ends is None or (ends[2] and int(ends[2]) < int(ends[1])):
-            msg = f"--layers {text!r} cannot be read at {part!r}; expected 0-based blocks such as 0,4,9-12"
-            raise ScoreError(msg)
-        chosen += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
-    return chosen
-
-
 def _remote_stores(url: str) -> list[str]:
     import fsspec
 
     try:
         files, root = fsspec.core.url_to_fs(url)
         found = sorted(str(path) for path in files.glob(f"{root.rstrip('/')}/**/*.zarr/manifest.json"))
-    except (OSError, ValueError, ImportError) as error:
-        msg = f"{url} cannot be listed ({type(error).__name__}); check the name, the network and your access"
+    except Exception as error:
+        # fsspec's clients raise many kinds, and the Hub's has kinds of its own.
+        msg = f"{url} cannot be listed ({one_line(error)}): check the name, the network and your access"
         raise ScoreError(msg) from error
     if not found:
         msg = f"{url} holds no store; expected at least one .zarr folder with a manifest.json"

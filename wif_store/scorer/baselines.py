@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from wif_store.errors import ScoreError
 from wif_store.scorer.features import Store, labels
 from wif_store.scorer.results import CONFIDENCE
 from wif_store.scorer.stats import Floats, auroc
@@ -24,7 +25,7 @@ Scored = tuple[Floats, Mapping[str, Any]]
 
 def confidence(store: Store) -> Scored:
     """Score by the margin between the log-likelihoods of the model's best two choices, as it is."""
-    return _each(store, "test", lambda example: example.confidence), {}
+    return _each(store, "test", _margin), {}
 
 
 def prompt_length(store: Store) -> Scored:
@@ -40,8 +41,8 @@ def tfidf(store: Store) -> Scored:
     from sklearn.linear_model import LogisticRegression
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
-    train = vectorizer.fit_transform(_prompts(store.examples("train")))
-    held, test = (vectorizer.transform(_prompts(store.examples(split))) for split in ("validation", "test"))
+    train = vectorizer.fit_transform(store.column("prompt", "train"))
+    held, test = (vectorizer.transform(store.column("prompt", split)) for split in ("validation", "test"))
     target, held_target = labels(store, "train"), labels(store, "validation")
     best = (-1.0, 0.0, np.empty(0))
     for c in TFIDF_GRID:
@@ -63,9 +64,12 @@ def _each(store: Store, split: str, measure: Callable[[Example], float]) -> Floa
     return np.array([measure(example) for example in store.examples(split)], dtype=np.float64)
 
 
+def _margin(example: Example) -> float:
+    if example.choice is None:
+        msg = f"example {example.id} has no choices; its confidence is not a margin between choices"
+        raise ScoreError(msg)
+    return example.choice.margin
+
+
 def _length(example: Example) -> float:
-    return float(example.final_token_position + 1)
-
-
-def _prompts(examples: Sequence[Example]) -> list[str]:
-    return [example.prompt for example in examples]
+    return float(example.tokens)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wif_store.errors import ScoreError
 from wif_store.scorer.fitting import fit_one, read_layer, split_scores
-from wif_store.scorer.results import Curve, Transfer, TransferCell
+from wif_store.scorer.results import CrossTask, CrossTaskCell, Curve
 from wif_store.scorer.stats import holm, interval, placements
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from wif_store.scorer.probes import Probe
 
 
-def transfer_table(
+def cross_task_table(
     stores: Sequence[Store], curves: Sequence[Curve], probe: Probe, confidence: float
-) -> Transfer:
+) -> CrossTask:
     """Train on each task at its best common layer by validation, and test on every task there.
 
     Args:
@@ -47,7 +47,7 @@ def transfer_table(
             moved = replace(data, where=f"{data.where}, trained on {store.task!r}")
             scores = split_scores(fitted, moved, constant_ok=True)
             measured = interval(placements(data.labels["test"], scores), confidence)
-            cells.append(TransferCell(store.task, other.task, layer, measured, p_holm=1.0))
+            cells.append(CrossTaskCell(store.task, other.task, layer, measured, p_holm=1.0))
     adjusted = holm([cell.test.p_chance for cell in cells])
     cells = [replace(cell, p_holm=p) for cell, p in zip(cells, adjusted, strict=True)]
-    return Transfer(probe.name, tuple(store.task for store in stores), tuple(cells))
+    return CrossTask(probe.name, tuple(store.task for store in stores), tuple(cells))

@@ -39,12 +39,12 @@ class Store(Protocol):
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """0-based decoder blocks with final-token residuals."""
+        """0-based decoder layers with final-token residuals."""
         ...
 
     @property
     def sequence_layers(self) -> tuple[int, ...]:
-        """0-based decoder blocks with full sequences."""
+        """0-based decoder layers with full sequences."""
         ...
 
     def read_final_token(self, layer: int, split: str | None = None) -> tuple[Float32, Int8]:
@@ -55,8 +55,12 @@ class Store(Protocol):
         """Yield each example's residuals ``[length, d_model]``."""
         ...
 
-    def array(self, name: str, split: str | None = None) -> npt.NDArray[Any]:
-        """Return a per-example array."""
+    def success(self, split: str | None = None) -> Int8:
+        """Return the success labels ``[n]``."""
+        ...
+
+    def column(self, name: str, split: str | None = None) -> npt.NDArray[Any]:
+        """Return one column of the table of examples."""
         ...
 
     def examples(self, split: str | None = None) -> list[Example]:
@@ -103,7 +107,7 @@ def labels(store: Store, split: str) -> Int8:
     Raises:
         ScoreError: if the split holds one class or none.
     """
-    found: Int8 = np.asarray(store.array("success", split), dtype=np.int8)
+    found: Int8 = np.asarray(store.success(split), dtype=np.int8)
     ones = int(found.sum())
     if not 0 < ones < len(found):
         msg = (

@@ -83,7 +83,7 @@ def _panel(panel: Any, task: TaskResult) -> None:
         panel.set_xticks(range(len(task.curves)), [curve.probe for curve in task.curves])
         panel.set_xlim(-0.5, len(task.curves) - 0.5)
         return
-    panel.set_xlabel("layer (0-based decoder block)")
+    panel.set_xlabel("0-based decoder layer")
     panel.xaxis.get_major_locator().set_params(integer=True)
 
 

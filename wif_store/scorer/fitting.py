@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import sysconfig
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from joblib import cpu_count
 
 from wif_store.errors import ScoreError, WifError, first_line
-from wif_store.format.schema import SPLITS, Int8, Int64
+from wif_store.format.schema import SPLITS, Int8
 from wif_store.scorer.features import Features, Store, labels, layers_for, load
 from wif_store.scorer.probes import Fitted, Probe, fit, scores_of
 from wif_store.scorer.stats import Floats, Placements, auroc, placements
@@ -41,6 +44,8 @@ class LayerData:
 
     features: Mapping[str, Features]
     labels: Mapping[str, Int8]
+    groups: Mapping[str, Any]
+    """What siblings share, for each row of each split."""
     where: str
 
 
@@ -82,6 +87,7 @@ def read_layer(store: Store, probe: Probe, layer: int) -> LayerData:
     return LayerData(
         {split: load(store, layer, probe.reads, split) for split in SPLITS},
         {split: labels(store, split) for split in SPLITS},
+        {split: store.column("group", split) for split in SPLITS},
         f"probe {probe.name!r} at layer {layer} of task {store.task!r}",
     )
 
@@ -98,7 +104,7 @@ def fit_one(probe: Probe, data: LayerData, seed: int = 0) -> Fitted:
     except WifError:
         raise
     except Exception as error:
-        msg = f"{data.where} raised {type(error).__name__} in fit: {first_line(error)}"
+        msg = f"{data.where} raised {type(error).__name__} in fit{raised_at(error)}: {first_line(error)}"
         raise ScoreError(msg) from error
 
 
@@ -115,8 +121,23 @@ def split_scores(
     except WifError:
         raise
     except Exception as error:
-        msg = f"{data.where} raised {type(error).__name__} in scoring: {first_line(error)}"
+        msg = f"{data.where} raised {type(error).__name__} in scoring{raised_at(error)}: {first_line(error)}"
         raise ScoreError(msg) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """Where the code of the probe's author raised, as `` (probe.py, line 12)``; empty if it is not theirs.
+
+    The last frame outside this package and outside installed packages is the one that they can mend.
+    """
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in Path(frame.filename).parts for part in ("site-packages", "wif_store"))
+        and Path(frame.filename).is_file()
+        and not frame.filename.startswith(sysconfig.get_paths()["stdlib"])
+    ]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 def shuffled_control(probe: Probe, data: LayerData) -> Placements:
@@ -153,19 +174,22 @@ def chosen_settings(estimator: Any) -> dict[str, Any]:
 
 
 def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]:
-    """Return train and validation rows: the store's own for seed 0, else drawn anew within each class."""
+    """Return train and validation rows: the store's own for seed 0, else divided anew.
+
+    Siblings stay together, as in the store: whole groups are drawn until train has as many rows as before.
+    """
     train, held = data.features["train"], data.features["validation"]
     target, held_target = data.labels["train"], data.labels["validation"]
     if seed == 0:
         return train, target, held, held_target
     pool, pool_target = np.concatenate([train, held]), np.concatenate([target, held_target])
-    rng = np.random.default_rng(seed)
-    chosen: list[Int64] = []
-    for label in (0, 1):
-        rows = rng.permutation(np.flatnonzero(pool_target == label))
-        chosen.append(rows[: int((target == label).sum())])
-    picked = np.zeros(len(pool), dtype=bool)
-    picked[np.concatenate(chosen)] = True
+    names = np.concatenate([data.groups["train"], data.groups["validation"]])
+    _, member, sizes = np.unique(names.astype(str), return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    before = np.cumsum(sizes[order]) - sizes[order]
+    drawn = np.zeros(len(sizes), dtype=bool)
+    drawn[order[before < len(train)]] = True
+    picked = drawn[member]
     return pool[picked], pool_target[picked], pool[~picked], pool_target[~picked]
 
 
@@ -175,5 +199,5 @@ def _map(probe: Probe, work: Callable[[Item], Found], items: Iterable[Item]) -> 
         return [work(item) for item in items]
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(int(cpu_count())) as pool:
         return list(pool.map(work, items))

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One published AUROC with ours at the same decoder block, where we have it.
+    """One published AUROC with ours at the same decoder layer, where we have it.
 
-    ``paper_layer`` counts from 1, as the paper does; ``layer`` is the 0-based block it is the
-    output of.
+    ``paper_layer`` counts from 1, as the paper does; ``layer`` is the 0-based decoder layer
+    it is the output of.
     """
 
     task: str

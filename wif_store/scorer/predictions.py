@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,16 +15,14 @@ import numpy as np
 from wif_store.errors import ScoreError, names_in_line, one_line
 from wif_store.format.schema import SPLITS
 from wif_store.scorer.probes import check_scores, is_labels
+from wif_store.tasks.rows import read_rows
 
 if TYPE_CHECKING:
     from wif_store.scorer.features import Store
     from wif_store.scorer.stats import Floats
 
-# pyarrow's errors are of most of these kinds; some of them have many lines.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, RecursionError, csv.Error)
-
 Predictions = str | PathLike[str] | Mapping[str, float]
-"""A CSV, JSONL or Parquet file with the columns ``id`` and ``score``, or a mapping of the two."""
+"""A file with the columns ``id`` and ``score``, or a mapping of the two; a pandas Series by id is one too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +40,9 @@ def read_predictions(predictions: Predictions) -> tuple[str, dict[str, float]]:
         ScoreError: if the file cannot be read, lacks a column, gives an id twice, or holds a score
             that is no finite number.
     """
-    if isinstance(predictions, Mapping):
-        name, pairs = "predictions", [(str(i), s, f"id {i!r}") for i, s in predictions.items()]
+    if isinstance(predictions, Mapping) or (hasattr(predictions, "items") and hasattr(predictions, "index")):
+        name = str(getattr(predictions, "name", None) or "predictions")
+        pairs = [(str(i), s, f"id {i!r}") for i, s in predictions.items()]
     else:
         path = Path(predictions)
         name, pairs = path.stem, list(_read(path))
@@ -63,10 +60,10 @@ def split_by_store(scores: Mapping[str, float], stores: Sequence[Store], name: s
             equal; the message names the task and the first such ids.
     """
     homes = {
-        example.id: (number, split)
+        name: (number, split)
         for number, store in enumerate(stores)
         for split in SPLITS
-        for example in store.examples(split)
+        for name in store.column("id", split).tolist()
     }
     tasks = ", ".join(store.task for store in stores)
     if unknown := [i for i in scores if i not in homes]:
@@ -78,7 +75,7 @@ def split_by_store(scores: Mapping[str, float], stores: Sequence[Store], name: s
         raise ScoreError(msg)
     parts = []
     for store in stores:
-        ids = [example.id for example in store.examples("test")]
+        ids = store.column("id", "test").tolist()
         where = f"predictions {name!r} for task {store.task!r}"
         if missing := [i for i in ids if i not in scores]:
             msg = f"{where} lack {_named(missing)} of {len(ids)} test examples; give every test id a score"
@@ -95,44 +92,19 @@ def split_by_store(scores: Mapping[str, float], stores: Sequence[Store], name: s
 
 def _read(path: Path) -> Iterator[tuple[str, Any, str]]:
     """Yield id, score and place of every row."""
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
-        msg = f"predictions {path} end in {path.suffix!r}; expected .csv, .jsonl or .parquet"
+    if not path.exists():
+        msg = f"there is no predictions file {path}; give a .csv, .jsonl or .parquet with id and score"
         raise ScoreError(msg)
     try:
-        for number, row in readers[path.suffix.lower()](path):
-            if not isinstance(row, dict) or row.get("id") is None or "score" not in row:
-                found = names_in_line(map(str, row)) if isinstance(row, dict) else type(row).__name__
-                msg = f"predictions {path}, row {number}: found {found or 'nothing'}; expected id and score"
+        for number, row in read_rows(path):
+            if row.get("id") is None or "score" not in row:
+                found = names_in_line(map(str, row)) or "nothing"
+                msg = f"predictions {path}, row {number}: found {found}; expected id and score"
                 raise ScoreError(msg)
             yield str(row["id"]), row["score"], f"row {number}"
-    except FileNotFoundError as error:
-        msg = f"there is no predictions file {path}; give a .csv, .jsonl or .parquet with id and score"
-        raise ScoreError(msg) from error
-    except UNREADABLE as error:
+    except (OSError, ValueError) as error:
         msg = f"predictions {path} cannot be read ({one_line(error)}); expected rows of id and score"
         raise ScoreError(msg) from error
-
-
-def _csv(path: Path) -> Iterable[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            yield reader.line_num, row
-
-
-def _jsonl(path: Path) -> Iterable[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, json.loads(line)
-
-
-def _parquet(path: Path) -> Iterable[tuple[int, Any]]:
-    import pyarrow.parquet as pq
-
-    names = set(pq.read_schema(path).names)
-    yield from enumerate(pq.read_table(path, columns=sorted({"id", "score"} & names)).to_pylist(), start=1)
 
 
 def _finite(score: Any, where: str) -> float:

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wif_store.scorer.paper import beside, figure1
 from wif_store.scorer.results import CONFIDENCE, Curve, Results, TaskResult
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wif_store.scorer.stats import Auroc
+
+
+FEW: Final = 50
+"""Test examples under which an AUROC shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ def sections(results: Results, *, paper: bool = False) -> list[Section]:
     found = [_headline(results), *_layers(results)]
     if results.between:
         found.append(_between(results))
-    found += _transfers(results)
+    found += _cross_task(results)
     if paper:
         found.append(_paper(results))
     return [*found, *(_detail(results, task) for task in results.tasks), _repeat(results)]
@@ -42,11 +46,11 @@ def sections(results: Results, *, paper: bool = False) -> list[Section]:
 
 def to_text(parts: Iterable[Section]) -> str:
     """Return what a terminal shows."""
-    blocks = []
+    parts_shown = []
     for part in parts:
         if not part.detail:
-            blocks.append("\n".join([part.title, *_aligned(part), *part.remarks]))
-    return "\n\n".join(blocks)
+            parts_shown.append("\n".join([part.title, *_aligned(part), *part.remarks]))
+    return "\n\n".join(parts_shown)
 
 
 def to_markdown(parts: Iterable[Section], command: str | None = None) -> str:
@@ -112,11 +116,20 @@ def _headline(results: Results) -> Section:
     remarks += [
         "Layer and C are chosen on validation; intervals: DeLong's over test examples, on the logit scale.",
         f"p: DeLong's paired test, Holm-corrected over these rows; verdicts at {1 - results.confidence:.3g}.",
+        *_few(results),
         *_notes(results),
     ]
+    if any(curve.reads is None for task in results.tasks for curve in task.curves):
+        remarks.append("Predictions: a higher score is read as: success is likelier.")
     if drawn:
         remarks.append("The bootstrap resamples each class of the test split.")
     return Section("Test AUROC at the layer chosen on validation", header, rows, remarks)
+
+
+def _few(results: Results) -> list[str]:
+    """Say of tasks with few test examples that they show nothing."""
+    few = [f"{t.task} has {t.examples['test']}" for t in results.tasks if t.examples["test"] < FEW]
+    return [f"Under {FEW} test examples an AUROC shows nothing: {', '.join(few)}."] if few else []
 
 
 def _layers(results: Results) -> Iterator[Section]:
@@ -135,7 +148,7 @@ def _layers(results: Results) -> Iterator[Section]:
             remarks = ["* chosen on validation"]
             if base:
                 remarks.append(
-                    f"This protocol counts layers from {base}: layer L is the output of block L-{base}."
+                    f"This protocol counts layers from {base}: its layer L is layer L-{base} of the store."
                 )
             yield Section(f"Test AUROC of {probe} by layer", header, rows, remarks)
 
@@ -148,8 +161,8 @@ def _between(results: Results) -> Section:
     )
 
 
-def _transfers(results: Results) -> Iterator[Section]:
-    for table in results.transfer:
+def _cross_task(results: Results) -> Iterator[Section]:
+    for table in results.cross_task:
         rows = []
         for trained in table.tasks:
             cells = [table.cell(trained, tested) for tested in table.tasks]
@@ -159,7 +172,7 @@ def _transfers(results: Results) -> Iterator[Section]:
         beaten = [c for c in table.cells if c.train_task != c.test_task and c.p_holm < 1 - results.confidence]
         named = ", ".join(f"{c.train_task} to {c.test_task} ({c.test.value:.3f})" for c in beaten) or "none"
         remark = f"Away from the diagonal, different from 0.5 after Holm's correction: {named}."
-        yield Section(f"Transfer of {table.probe} between tasks, test AUROC", header, rows, [remark])
+        yield Section(f"CrossTask of {table.probe} between tasks, test AUROC", header, rows, [remark])
 
 
 def _paper(results: Results) -> Section:
@@ -175,7 +188,7 @@ def _paper(results: Results) -> Section:
         f"Paper: {held['source']}. Model: {held['model']}, {held['test_examples']} test examples.",
         f"Ours: {models}. Of another model a layer of the same number is not the same depth.",
     ]
-    header = ["task", "paper's layer", "block", "paper", "our probe", "ours"]
+    header = ["task", "paper's layer", "layer", "paper", "our probe", "ours"]
     return Section("Beside the paper's Figure 1", header, rows, remarks)
 
 

@@ -113,7 +113,7 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True)
-class TransferCell:
+class CrossTaskCell:
     """A probe trained on one task and tested on another, at the training task's chosen layer."""
 
     train_task: str
@@ -124,14 +124,14 @@ class TransferCell:
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class CrossTask:
     """The transfer table of one probe, row by row; ``p_holm`` tests against 0.5 over all its cells."""
 
     probe: str
     tasks: tuple[str, ...]
-    cells: tuple[TransferCell, ...]
+    cells: tuple[CrossTaskCell, ...]
 
-    def cell(self, train_task: str, test_task: str) -> TransferCell:
+    def cell(self, train_task: str, test_task: str) -> CrossTaskCell:
         """Return one cell."""
         return next(c for c in self.cells if (c.train_task, c.test_task) == (train_task, test_task))
 
@@ -145,7 +145,7 @@ class Results:
     versions: Mapping[str, str]
     tasks: tuple[TaskResult, ...]
     between: tuple[Between, ...] = ()
-    transfer: tuple[Transfer, ...] = ()
+    cross_task: tuple[CrossTask, ...] = ()
 
     def task(self, name: str) -> TaskResult:
         """Return one task's results."""

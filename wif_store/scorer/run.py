@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from wif_store.errors import ScoreError
+from wif_store.format.layers import parse_layers
 from wif_store.format.schema import SPLITS
 from wif_store.scorer.baselines import BASELINES
+from wif_store.scorer.cross_task import cross_task_table
 from wif_store.scorer.features import Store, labels
 from wif_store.scorer.fitting import LayerFit, fit_layers, pick_layers, read_layer, shuffled_control
 from wif_store.scorer.predictions import Predictions, read_predictions, split_by_store
@@ -33,11 +35,10 @@ from wif_store.scorer.results import (
     TaskResult,
 )
 from wif_store.scorer.stats import Floats, Placements, bootstrap, holm, interval, paired_test, placements
-from wif_store.scorer.cross_task import transfer_table
 
 Probes = str | Probe | object | Sequence[str | Probe | object]
 
-_TURNED = "ranks failures above successes; a higher score must mean that success is likelier"
+_UPSIDE_DOWN = "ranks failures above successes; a higher score must mean that success is likelier"
 
 
 @dataclass(slots=True)
@@ -62,47 +63,70 @@ class _Run:
 
 def score(
     stores: Store | Sequence[Store],
-    probe: Probes = "logistic",
-    layers: Iterable[int] | None = None,
+    probe: Probes | None = "logistic",
+    layers: str | Iterable[int] | None = None,
     seeds: int = 1,
     confidence: float = 0.999,
     *,
+    predictions: Predictions | Sequence[Predictions] = (),
     bootstrap_draws: int = 0,
-    transfer: bool = False,
+    cross_task: bool = False,
 ) -> Results:
     """Fit probes to every layer of every store and measure their test AUROC.
 
     Args:
         stores: one store a task.
         probe: a name of :data:`wif_store.scorer.probes.PROBES`, ``module:factory``, a scikit-learn
-            estimator or a factory of one; or several of these.
-        layers: 0-based decoder blocks; all that the store holds, if not given.
+            estimator or a factory of one; or several of these; None for none.
+        layers: 0-based decoder layers, as numbers or as a text such as ``0,4,9-12``; all that the store
+            holds, if not given.
         seeds: how many times to fit; see :class:`wif_store.scorer.results.Point`.
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
+        predictions: scores that were computed elsewhere, as :func:`evaluate` takes them, to be compared
+            with the probes.
         bootstrap_draws: resamples for a bootstrap interval of each chosen point; 0 for none.
-        transfer: also train on each task and test on each other.
+        cross_task: also train on each task and test on each other.
+
+    Returns:
+        A record of every curve, baseline and comparison.
 
     Raises:
         ScoreError: naming probe, layer and task, if something cannot be scored.
+        LayersError: if ``layers`` names no layers.
+
+    Example::
+
+        results = wif_store.score(wif_store.open_store("winogrande.zarr"), layers="4,9,14")
+        results.task("winogrande").curves[0].best.test.value
     """
     run = _start(stores, confidence, bootstrap_draws, seeds)
-    probes = _find_probes(probe)
-    wanted = None if layers is None else tuple(layers)
+    probes = [] if probe is None else _find_probes(probe)
+    wanted = _layers(layers, run.stores)
     chosen_layers = [[pick_layers(store, one, wanted) for one in probes] for store in run.stores]
+    _add_predictions(run, predictions, None)
+    if not probes and not run.curves:
+        msg = "there is nothing to score; give a probe or predictions"
+        raise ScoreError(msg)
     for number, store in enumerate(run.stores):
         for one, asked in zip(probes, chosen_layers[number], strict=True):
             fits = fit_layers(store, one, asked, seeds)
             run.curves.append(_curve(number, store, one, fits, confidence))
     tables = []
-    for one in probes if transfer else ():
+    for one in probes if cross_task else ():
         curves = [measured.curve for measured in run.curves if measured.curve.probe == one.name]
-        tables.append(transfer_table(run.stores, curves, one, confidence))
-    settings = {"probes": [one.name for one in probes], "layers": wanted, "seeds": seeds}
-    return replace(_finish(run, settings, bootstrap_draws), transfer=tuple(tables))
+        tables.append(cross_task_table(run.stores, curves, one, confidence))
+    named = dict.fromkeys(measured.curve.probe for measured in run.curves if measured.curve.reads is None)
+    settings: dict[str, Any] = {
+        "probes": [one.name for one in probes],
+        "predictions": list(named),
+        "layers": wanted,
+        "seeds": seeds,
+    }
+    return replace(_finish(run, settings, bootstrap_draws), cross_task=tuple(tables))
 
 
 def evaluate(
-    predictions: Predictions,
+    predictions: Predictions | Sequence[Predictions],
     stores: Store | Sequence[Store],
     confidence: float = 0.999,
     *,
@@ -112,28 +136,57 @@ def evaluate(
     """Measure someone's scores for the test examples just as a probe's.
 
     Args:
-        predictions: a file or a mapping of example id to score; higher must mean that success is
-            likelier. Exactly the test ids of the stores, each once.
+        predictions: a file, a mapping of example id to score, or a pandas Series by id; or several of these.
+            A higher score must mean that success is likelier. Exactly the test ids of the stores, each once.
         stores: one store a task.
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
-        name: what to call the method; the file's name if not given.
+        name: what to call the method, where there is one; the file's name if not given.
         bootstrap_draws: resamples for a bootstrap interval; 0 for none.
+
+    Returns:
+        The same record as :func:`score` gives.
 
     Raises:
         ScoreError: if ids are missing, unknown, of another split or given twice, or scores are not
             finite numbers that rank.
+
+    Example::
+
+        results = wif_store.evaluate({"winogrande-0123456789abcdef": 0.7, ...}, store)
     """
     run = _start(stores, confidence, bootstrap_draws, 1)
-    method, scores = read_predictions(predictions)
-    method = name or method
-    parts = split_by_store(scores, run.stores, method)
-    for number, (store, part) in enumerate(zip(run.stores, parts, strict=True)):
-        measured = placements(labels(store, "test"), part.scores)
-        test = interval(measured, confidence)
-        notes = part.notes if test.high >= 0.5 else (*part.notes, _TURNED)
-        point = Point(None, test, notes=notes)
-        run.curves.append(_Measured(number, Curve(method, None, (point,), 0), [measured], [part.scores]))
-    return _finish(run, {"predictions": method}, bootstrap_draws)
+    _add_predictions(run, predictions, name)
+    named = dict.fromkeys(measured.curve.probe for measured in run.curves)
+    return _finish(run, {"predictions": list(named)}, bootstrap_draws)
+
+
+def _layers(layers: str | Iterable[int] | None, stores: Sequence[Store]) -> tuple[int, ...] | None:
+    if layers is None or not isinstance(layers, str):
+        return None if layers is None else tuple(layers)
+    held = {layer for store in stores for layer in (*store.layers, *store.sequence_layers)}
+    return None if layers == "all" else parse_layers(layers, sorted(held))
+
+
+def _add_predictions(run: _Run, predictions: Predictions | Sequence[Predictions], name: str | None) -> None:
+    """Measure scores that were computed elsewhere; each is a curve of one point."""
+    several: Sequence[Predictions] = (
+        predictions if isinstance(predictions, list | tuple) else [cast("Predictions", predictions)]
+    )
+    names: list[str] = []
+    for one in several:
+        found, scores = read_predictions(one)
+        method = name or found
+        if method in names:
+            msg = f"predictions {method!r} are given twice; give each file a name of its own"
+            raise ScoreError(msg)
+        names.append(method)
+        parts = split_by_store(scores, run.stores, method)
+        for number, (store, part) in enumerate(zip(run.stores, parts, strict=True)):
+            measured = placements(labels(store, "test"), part.scores)
+            test = interval(measured, run.confidence)
+            notes = part.notes if test.high >= 0.5 else (*part.notes, _UPSIDE_DOWN)
+            curve = Curve(method, None, (Point(None, test, notes=notes),), 0)
+            run.curves.append(_Measured(number, curve, [measured], [part.scores]))
 
 
 def _start(stores: Store | Sequence[Store], confidence: float, draws: int, seeds: int) -> _Run:

@@ -1,4 +1,4 @@
-"""Probes: scikit-learn estimators, ours by name and anyone's by ``module:factory``.
+"""What a probe is: a scikit-learn estimator, how it is fitted, and how it is asked for scores.
 
 A probe is fitted on the train split and asked for ``decision_function`` or else ``predict_proba`` on
 the test split. Three attributes of the estimator (or of its factory) are looked at, none required:
@@ -11,7 +11,6 @@ the test split. Three attributes of the estimator (or of its factory) are looked
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import warnings
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.errors import ScoreError
-from wif_store.scorer.features import Features, Reads, check_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wif_store.format.schema import Int8
+    from wif_store.scorer.features import Features, Reads
     from wif_store.scorer.stats import Floats
 
 
@@ -49,64 +48,6 @@ class Fitted:
 
     estimator: Any
     notes: tuple[str, ...] = ()
-
-
-def _paper_logistic() -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=100, max_iter=1000)
-
-
-def _logistic() -> Any:
-    from wif_store.scorer.logistic import LogisticPath
-
-    return LogisticPath()
-
-
-def _mean_difference() -> Any:
-    from wif_store.scorer.estimators import MeanDifference
-
-    return MeanDifference()
-
-
-def _lda() -> Any:
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-
-
-def _attention() -> Any:
-    from wif_store.scorer.attention import AttentionProbe
-
-    return AttentionProbe()
-
-
-PROBES = {
-    probe.name: probe
-    for probe in (
-        Probe("paper-logistic", _paper_logistic),
-        Probe("logistic", _logistic, threads=True),
-        Probe("mean-difference", _mean_difference, threads=True),
-        Probe("lda", _lda),
-        Probe("mean-token", _logistic, reads="mean_token", threads=True),
-        Probe("attention", _attention, reads="sequence"),
-    )
-}
-
-
-def find_probe(probe: str | Probe | object) -> Probe:
-    """Return the probe of a name, of ``module:factory``, of an estimator or of a factory.
-
-    Raises:
-        ScoreError: if there is no such probe, or it is not an estimator.
-    """
-    if isinstance(probe, Probe):
-        return probe
-    if isinstance(probe, str):
-        if probe in PROBES:
-            return PROBES[probe]
-        return _as_probe(_import(probe), probe)
-    return _as_probe(probe, getattr(probe, "__name__", type(probe).__name__))
 
 
 def fit(
@@ -182,41 +123,6 @@ def is_labels(values: Floats) -> bool:
     """Tell whether scores are two whole numbers and nothing else: a classifier's answers."""
     distinct = np.unique(values)
     return len(values) > 2 and len(distinct) == 2 and bool((distinct == np.rint(distinct)).all())
-
-
-def _import(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        msg = f"no probe {name!r}; expected one of {', '.join(PROBES)}, or module:factory"
-        raise ScoreError(msg)
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        msg = f"probe {name!r} cannot be imported ({error}); expected module:factory on the Python path"
-        raise ScoreError(msg) from error
-
-
-def _as_probe(thing: Any, name: str) -> Probe:
-    """Wrap an estimator, which is cloned for every fit, or a factory, which is called."""
-    from sklearn.base import clone
-
-    is_instance = hasattr(thing, "fit") and not inspect.isclass(thing)
-    if not is_instance and not callable(thing):
-        msg = (
-            f"probe {name!r} is a {type(thing).__name__}; expected an estimator or a factory that returns one"
-        )
-        raise ScoreError(msg)
-    make = (lambda: clone(thing)) if is_instance else thing
-    try:
-        sample = make()
-    except Exception as error:
-        msg = f"probe {name!r} cannot be made ({type(error).__name__}: {error}); its factory is given nothing"
-        raise ScoreError(msg) from error
-    if not hasattr(sample, "fit"):
-        msg = f"probe {name!r} makes a {type(sample).__name__} without fit; expected a scikit-learn estimator"
-        raise ScoreError(msg)
-    reads = getattr(sample, "reads", getattr(thing, "reads", "final_token"))
-    return Probe(name, make, check_reads(reads, f"probe {name!r}"))
 
 
 def _takes_validation(estimator: Any) -> bool:

@@ -1,0 +1,131 @@
+"""Probes: scikit-learn estimators, ours by name and anyone's by ``module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wif_store.errors import ScoreError
+from wif_store.scorer.features import check_reads
+from wif_store.scorer.probes.base import Fitted as Fitted
+from wif_store.scorer.probes.base import Probe as Probe
+from wif_store.scorer.probes.base import check_scores as check_scores
+from wif_store.scorer.probes.base import fit as fit
+from wif_store.scorer.probes.base import is_labels as is_labels
+from wif_store.scorer.probes.base import scores_of as scores_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def _paper_logistic() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=100, max_iter=1000)
+
+
+def _logistic() -> Any:
+    from wif_store.scorer.probes.logistic import LogisticPath
+
+    return LogisticPath()
+
+
+def _mean_difference() -> Any:
+    from wif_store.scorer.probes.mean_difference import MeanDifference
+
+    return MeanDifference()
+
+
+def _lda() -> Any:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+
+
+def _attention() -> Any:
+    from wif_store.scorer.probes.attention import AttentionProbe
+
+    return AttentionProbe()
+
+
+PROBES = {
+    probe.name: probe
+    for probe in (
+        Probe("paper-logistic", _paper_logistic),
+        Probe("logistic", _logistic, threads=True),
+        Probe("mean-difference", _mean_difference, threads=True),
+        Probe("lda", _lda),
+        Probe("mean-token", _logistic, reads="mean_token", threads=True),
+        Probe("attention", _attention, reads="sequence"),
+    )
+}
+
+
+def find_probe(probe: str | Probe | object) -> Probe:
+    """Return the probe of a name, of ``module:factory``, of an estimator or of a factory.
+
+    Raises:
+        ScoreError: if there is no such probe, or it is not an estimator.
+    """
+    if isinstance(probe, Probe):
+        return probe
+    if isinstance(probe, str):
+        if probe in PROBES:
+            return PROBES[probe]
+        return _as_probe(_import(probe), probe)
+    return _as_probe(probe, getattr(probe, "__name__", type(probe).__name__))
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        msg = f"no probe {name!r}; expected one of {', '.join(PROBES)}, or module:factory"
+        raise ScoreError(msg)
+    try:
+        with _working_folder_on_path():
+            return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        msg = f"probe {name!r} cannot be imported ({error}); expected module:factory on the Python path"
+        raise ScoreError(msg) from error
+
+
+def _as_probe(thing: Any, name: str) -> Probe:
+    """Wrap an estimator, which is cloned for every fit, or a factory, which is called."""
+    from sklearn.base import clone
+
+    is_instance = hasattr(thing, "fit") and not inspect.isclass(thing)
+    if not is_instance and not callable(thing):
+        msg = (
+            f"probe {name!r} is a {type(thing).__name__}; expected an estimator or a factory that returns one"
+        )
+        raise ScoreError(msg)
+    make = (lambda: clone(thing)) if is_instance else thing
+    try:
+        sample = make()
+    except Exception as error:
+        msg = f"probe {name!r} cannot be made ({type(error).__name__}: {error}); its factory is given nothing"
+        raise ScoreError(msg) from error
+    if not hasattr(sample, "fit"):
+        msg = f"probe {name!r} makes a {type(sample).__name__} without fit; expected a scikit-learn estimator"
+        raise ScoreError(msg)
+    reads = getattr(sample, "reads", getattr(thing, "reads", "final_token"))
+    return Probe(name, make, check_reads(reads, f"probe {name!r}"))
+
+
+@contextmanager
+def _working_folder_on_path() -> Iterator[None]:
+    """Look for modules in the working folder too, after all others, while a probe of the caller is imported.
+
+    A file there that is called as a library is called is never taken for it.
+    """
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        # The last one: the folder may have been on the path before.
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
