@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import filelock
-import zarr
 
 from wif_store.storage.base import PARTIAL, refuse_link
 
@@ -94,7 +93,10 @@ class LocalStorage:
             with os.scandir(self.folder / inside) as entries:
                 for entry in entries:
                     name = f"{inside}{entry.name}"
-                    kind = entry.stat(follow_symlinks=False)
+                    try:
+                        kind = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # renamed or removed since it was listed, by another thread or process
                     if stat.S_ISDIR(kind.st_mode):
                         folders.append(f"{name}/")
                     elif stat.S_ISREG(kind.st_mode):
@@ -150,6 +152,8 @@ class LocalStorage:
 
     def zarr_store(self) -> Any:
         """What zarr reads from."""
+        import zarr
+
         return zarr.storage.LocalStore(self.folder, read_only=True)
 
 

@@ -7,8 +7,6 @@ import re
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import zarr
-
 from wif_store.errors import StoreError, one_line
 from wif_store.storage.base import refuse_link
 from wif_store.storage.hub_client import dataset_of, explained, is_hubs, retrying
@@ -146,6 +144,8 @@ class RemoteStorage:
 
     def zarr_store(self) -> Any:
         """What zarr reads from."""
+        import zarr
+
         return zarr.storage.FsspecStore.from_url(self.url, storage_options=self.options, read_only=True)
 
     def _path(self, name: str) -> str:
