@@ -5,6 +5,7 @@
     WifError
     ├── SourceError      a task's rows: missing, mistyped, empty, contradictory
     ├── TaskError        an unknown task or protocol
+    ├── LayersError      a text that names no layers, or layers that are not there
     ├── ModelError       a model that cannot be had or cannot be read
     ├── ResidualError    a number that must not be stored (NaN, infinity)
     ├── SelectionError   k successes and k failures cannot be reached
@@ -35,6 +36,10 @@ class SourceError(WifError):
 
 class TaskError(WifError):
     """No such task, or no such protocol of it."""
+
+
+class LayersError(WifError):
+    """A text that is to name layers names none, or layers that are not there."""
 
 
 class ModelError(WifError):
@@ -83,3 +88,13 @@ def first_line(error: BaseException) -> str:
 def names_in_line(names: Iterable[str]) -> str:
     """Names of fields on one line that is not too long, whatever stands in the file they are from."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:200]
+
+
+def printable(text: str) -> str:
+    r"""A text that a terminal obeys in nothing but newlines and tabs: other controls are spelled out.
+
+    Example:
+        >>> printable("\x1b[2Jgone")
+        '\\x1b[2Jgone'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""A chunk is what its array's metadata say, to the bit, and what Blosc's own decoder takes for its own."""
+"""Chunks and shards as bytes: what comes back, what Blosc and zarr make of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,112 +11,152 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs.blosc import Blosc
 
-from wif_store import codecs
-from wif_store.format.chunks import ChunkEncoder
+from wif_store.format.chunks import (
+    CHECKSUM,
+    ChunkError,
+    crc32c,
+    decode,
+    encode,
+    index_bytes,
+    read_index,
+    shard_file,
+)
 from wif_store.records import widen
 
-DTYPES = (np.uint16, np.float32, np.float16)
-WIDTH = 64
 
-
-def some(rows, channels, dtype, seed=0):
-    """Numbers as residuals are: each channel has a scale of its own."""
+def residuals(rows, channels, seed=0):
+    """bfloat16 values as residuals are, in float32: each channel has a scale of its own."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((rows, channels)) * np.exp(rng.standard_normal(channels))
-    if dtype == np.uint16:
-        return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    return values.astype(dtype)
+    return widen((values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16))
 
 
-def layout(rows, channels, *, turned=False, repeats=False):
-    transpose = codecs.final_token_layout(channels, rows).filters if turned else ()
-    return codecs.Layout((1, rows, channels), None, transpose, codecs.blosc(4 * rows * channels, 4), repeats)
+def decoded(chunk, shape, dtype=np.float32):
+    out = np.empty(shape, dtype)
+    decode(np.frombuffer(chunk, np.uint8), out)
+    return out
 
 
-def decoded(chunk, plan):
-    """The values of a chunk, by Blosc's own decoder."""
-    frame, checksum = chunk[:-4], chunk[-4:]
-    assert codecs.crc32c(frame) == checksum
-    _, rows, channels = plan.chunks
-    values = np.frombuffer(Blosc().decode(frame), np.float32)
-    return values.reshape(channels, rows).T if plan.filters else values.reshape(rows, channels)
-
-
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 300),
     channels=st.integers(1, 40),
-    missing=st.integers(0, 299),
-    dtype=st.sampled_from(DTYPES),
-    turned=st.booleans(),
-    repeats=st.booleans(),
-    bits=st.booleans(),
+    dtype=st.sampled_from(["<f4", "<i8", "<i4", "i1"]),
 )
-def test_every_chunk_comes_back_to_the_bit(rows, channels, missing, dtype, turned, repeats, bits):
-    plan = layout(rows, channels, turned=turned, repeats=repeats)
-    raw = some(rows, channels, dtype)
-    if bits:  # whatever they are: infinities and every NaN too
-        raw = np.random.default_rng(1).bytes(raw.nbytes)
-        raw = np.frombuffer(raw, dtype).reshape(rows, channels)
-        raw = raw if dtype != np.float16 else np.nan_to_num(raw)
-    raw = raw[: max(1, rows - missing)]
-    encode = ChunkEncoder(plan)
-    encode(some(rows, channels, dtype, seed=2))  # its memory is not fresh
-    found = decoded(encode(raw), plan)
-    np.testing.assert_array_equal(found[: len(raw)].view(np.uint32), widen(raw).view(np.uint32))
-    assert np.isnan(found[len(raw) :]).all()
+def test_every_chunk_comes_back_to_the_bit(rows, channels, dtype):
+    # Whatever the bits are: infinities and every NaN too.
+    size = rows * channels * np.dtype(dtype).itemsize
+    values = np.frombuffer(np.random.default_rng(rows).bytes(size), dtype).reshape(rows, channels)
+    found = decoded(encode(values), values.shape, dtype)
+    assert found.tobytes() == values.tobytes()
 
 
-@pytest.mark.parametrize("rows", [1, 7, 8, 1024])
-def test_a_frame_says_of_itself_what_blosc_says(rows):
-    plan = layout(rows, 16)
-    raw = some(rows, 16, np.uint16)
-    ours = ChunkEncoder(plan)(raw)[:-4]
-    its = Blosc("zstd", 1, Blosc.SHUFFLE, blocksize=4 * raw.size, typesize=4).encode(widen(raw))
-    assert numcodecs.blosc.cbuffer_complib(ours) == "Zstd"
-    sizes = [int.from_bytes(ours[at : at + 4], "little") for at in (4, 8, 12)]
-    assert sizes == [4 * raw.size, 4 * raw.size, len(ours)]
-    if rows > 8:  # it leaves little ones as they are
-        assert ours[:2] + ours[3:12] == its[:2] + its[3:12]
+@pytest.mark.parametrize("rows", [1, 9, 1024])
+def test_a_chunk_is_one_block_of_blosc_and_its_checksum(rows):
+    values = residuals(rows, 16)
+    chunk = encode(values)
+    frame, checksum = chunk[:-CHECKSUM], chunk[-CHECKSUM:]
+    assert crc32c(frame) == checksum
+    assert numcodecs.blosc.cbuffer_complib(frame) == "Zstd"
+    held, block, stored = (int.from_bytes(frame[at : at + 4], "little") for at in (4, 8, 12))
+    assert (held, block, stored) == (values.nbytes, values.nbytes, len(frame))
+    assert bytes(Blosc().decode(frame)) == values.tobytes()
 
 
-@pytest.mark.parametrize(("turned", "rows", "times"), [(False, 512, 2), (True, 256, 2), (True, 1024, 1)])
-def test_it_is_smaller_than_blosc_makes_it(turned, rows, times):
-    # Many final tokens are not searched for those that come again: there are none.
-    raw = np.concatenate([some(rows, WIDTH, np.uint16)] * times)
-    plan = layout(*raw.shape, turned=turned, repeats=not turned)
-    its = Blosc("zstd", 1, Blosc.SHUFFLE, blocksize=4 * raw.size, typesize=4)
-    values = widen(raw)
-    assert len(ChunkEncoder(plan)(raw)) < len(
-        its.encode(np.ascontiguousarray(values.T if turned else values))
-    )
+def test_one_block_is_smaller_than_the_blocks_that_blosc_would_choose():
+    values = np.ascontiguousarray(residuals(1024, 128).T)
+    assert len(encode(values)) < 0.95 * len(Blosc("zstd", 1, Blosc.SHUFFLE).encode(values))
 
 
-def test_bytes_of_few_channels_are_counted_together():
-    # One bit of sign, one exponent a channel: two channels take two bits a value, 64 would take seven.
-    rows = 4096
-    exponents = np.arange(WIDTH, dtype=np.uint16) << 8
-    signs = np.random.default_rng(0).integers(0, 2, (rows, WIDTH), dtype=np.uint16) << 15
-    assert len(ChunkEncoder(layout(rows, WIDTH, turned=True))(signs | exponents)) < 0.26 * rows * WIDTH
-
-
-def test_channels_that_hardly_change_cost_next_to_nothing_where_rows_are_few():
-    rows = 300
-    raw = np.tile(np.arange(WIDTH, dtype=np.uint16) << 8, (rows, 1))
-    assert len(ChunkEncoder(layout(rows, WIDTH, turned=True))(raw)) < 1 / 16 * rows * WIDTH
-
-
-def test_rows_that_come_again_cost_nothing_where_they_are_looked_for():
-    raw = some(512, WIDTH, np.uint16)
-    once = len(ChunkEncoder(layout(512, WIDTH, repeats=True))(raw))
-    twice = len(ChunkEncoder(layout(1024, WIDTH, repeats=True))(np.concatenate([raw, raw])))
-    assert twice < 1.02 * once
-
-
-def test_threads_share_an_encoder():
-    plan = layout(256, WIDTH, turned=True)
-    raws = [some(256 - i, WIDTH, np.uint16, seed=i) for i in range(24)]
-    encode = ChunkEncoder(plan)
+def test_threads_encode_the_same_bytes():
+    every = [residuals(200 - i, 64, seed=i) for i in range(24)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(encode, raws))
-    assert together == [ChunkEncoder(plan)(raw) for raw in raws]
+        assert list(pool.map(encode, every)) == [encode(values) for values in every]
+
+
+def fitting(frame):
+    """A frame with the checksum that fits it."""
+    return bytes(frame) + crc32c(bytes(frame))
+
+
+def says(at, size):
+    """The header of the frame says another size: of the chunk, of a block, or of the frame."""
+
+    def lie(chunk):
+        return fitting(chunk[:at] + size.to_bytes(4, "little") + chunk[at + 4 : -CHECKSUM])
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda chunk: chunk[:20] + bytes([chunk[20] ^ 1]) + chunk[21:], "does not have its checksum"),
+        (lambda chunk: chunk[:-1] + bytes([chunk[-1] ^ 1]), "does not have its checksum"),
+        (lambda chunk: chunk[:-9], "does not have its checksum"),
+        (lambda chunk: b"", "does not have its checksum"),
+        (lambda chunk: fitting(b"\x02\x01"), "does not have its checksum"),
+        (says(4, 2**31 - 2), r"says that .*\[2147483646, 4096, \d+\]; expected \[4096, 4096, "),
+        (says(4, 0), r"says that .*\[0, 4096, "),
+        (says(8, 1), r"says that .*\[4096, 1, "),
+        (says(12, 2**20), r"says that .*\[4096, 4096, 1048576\]"),
+        (lambda chunk: fitting(chunk[:16] + b"\xff" * (len(chunk) - 20)), "cannot be decoded"),
+        (lambda chunk: fitting(b"\xff" * 3 + chunk[3:-CHECKSUM]), "cannot be decoded"),
+        (lambda chunk: fitting(chunk[:3] + b"\x01" + chunk[4:-CHECKSUM]), "says that it has"),
+    ],
+)
+def test_a_chunk_that_is_not_what_was_written_is_refused(change, message):
+    chunk = encode(residuals(64, 16))
+    with pytest.raises(ChunkError, match=message):
+        decoded(change(chunk), (64, 16))
+
+
+def test_a_shard_is_its_chunks_and_an_index_that_finds_them():
+    chunks = [encode(residuals(8, 4, seed=i)) for i in range(3)]
+    given_chunks = [chunks[0], None, chunks[1], chunks[2], None]
+    checksums = []
+    content = b"".join(shard_file(given_chunks, 5, checksums))
+    end = len(content) - index_bytes(5)
+    index = read_index(content[end:], 5, end)
+    assert index[[1, 4]].tolist() == [[-1, -1]] * 2
+    for place, chunk in zip(index.tolist(), given_chunks, strict=True):
+        if chunk is not None:
+            assert content[place[0] : sum(place)] == chunk
+    assert checksums == ["0" * 8 if c is None else c[-CHECKSUM:].hex() for c in given_chunks]
+
+
+@pytest.mark.parametrize("given_chunks", [[], [b"x" * 30]])
+def test_a_shard_has_as_many_chunks_as_it_says(given_chunks):
+    with pytest.raises(ValueError, match=rf"a shard of 2 chunks was given {len(given_chunks)}"):
+        list(shard_file(given_chunks, 2))
+
+
+def sealed(places):
+    content = np.array(places, "<u8").tobytes()
+    return content + crc32c(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        sealed([[0, 30], [30, 71]]),  # beyond the end
+        sealed([[2**40, 30], [30, 30]]),
+        sealed([[0, 30], [2**64 - 2, 30]]),
+        sealed([[0, 30], [30, 2**63]]),
+        sealed([[0, 30], [30, 20]]),  # too short for a header and a checksum
+        sealed([[0, 30], [30, 0]]),
+    ],
+)
+def test_an_index_that_points_where_no_chunk_can_be_is_refused(content):
+    with pytest.raises(ChunkError, match="points where no chunk can be"):
+        read_index(content, 2, 100)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 16, 36])
+def test_an_index_without_its_checksum_is_refused(cut):
+    content = sealed([[0, 30], [30, 70]])
+    assert read_index(content, 2, 100).tolist() == [[0, 30], [30, 70]]
+    for other in (content[:-cut], b"\0" * cut + content[cut:], content + b"\0" * cut):
+        if other != content:
+            with pytest.raises(ChunkError, match="index of a shard does not have its checksum"):
+                read_index(other, 2, 100)

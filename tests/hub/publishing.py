@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
 
-from wif_store.hub.push import Progress, Push, Pushed, Target
+from wif_store.hub.push import Progress, Pushed, Target
+from wif_store.hub.push_run import Push
 from wif_store.hub.repo import RemoteDataset
 from wif_store.hub.staging import stage
 

@@ -28,21 +28,23 @@ def sha(values):
 
 REPO, LAYER = "{REPO}", "resid_post_02"
 exact = {{"hf": {{"block_size": 1}}}}
-whole = load_dataset(REPO).with_format("numpy")
+together = load_dataset(REPO).with_format("numpy")
 one = load_dataset(REPO, "winogrande").with_format("numpy")
 test = load_dataset(REPO, "winogrande", split="test").with_format("numpy")
 some = load_dataset(REPO, "winogrande", split="test", columns=[LAYER]).with_format("numpy")
 stream = load_dataset(REPO, "winogrande", split="test", streaming=True).with_format("numpy")
+part = load_dataset(REPO, "winogrande", split="test[:6]")
 few = load_dataset(REPO, "winogrande", split="test", streaming=True, columns=[LAYER], storage_options=exact)
 every = load_dataset(REPO, streaming=True, columns=["id"])
 print(json.dumps(dict(
-    whole={{name: part.num_rows for name, part in whole.items()}},
-    tasks=sorted(set(whole["train"]["task"][:].tolist())),
+    together={{name: part.num_rows for name, part in together.items()}},
+    tasks=sorted(set(together["train"]["task"][:].tolist())),
     layers={{name: {{c: sha(part[c][:]) for c in part.column_names if "resid" in c}}
             for name, part in one.items()}},
     forms=[sha(test[LAYER][:]), sha(some[LAYER][:]), sha(row[LAYER] for row in stream),
            sha(row[LAYER] for row in few.with_format("numpy"))],
     columns=some.column_names,
+    balanced=[sum(part["success"][: n]) for n in (2, 4, 6)],
     ids=[row["id"] for row in every["test"]],
     first=load_dataset(REPO, "winogrande", split="train")[0],
     features=one["train"].features.to_dict(),
@@ -68,11 +70,9 @@ duckdb.register_filesystem(hub)
 found["duckdb"] = duckdb.sql(f"select resid_post_01, success from 'hf://{{folder}}test-*.parquet'").df()
 values = {{name: (np.stack(frame[want[0]]), frame[want[1]].to_numpy()) for name, frame in found.items()}}
 url = "hf://datasets/{REPO}/zarr/winogrande.zarr"
-group, data = zarr.open_group(url, mode="r"), xarray.open_zarr(url)
-start, examples = (group.attrs["splits"]["test"][n] for n in ("start", "examples"))
-rows = slice(start, start + examples)
-values["zarr"] = group["final_token"][1, rows], group["success"][rows]
-data = data.isel(layer=1, example=rows)
+group, data = zarr.open_group(url, mode="r"), xarray.open_zarr(url, group="test")
+values["zarr"] = group["test/final_token"][1], group["test/success"][:]
+data = data.isel(layer=1)
 values["xarray"] = data.final_token.to_numpy(), data.success.to_numpy()
 print(json.dumps({{name: [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest() for part in both]
                   for name, both in values.items()}}))
@@ -92,6 +92,7 @@ def read_every_form(hub: Hub, store: ActivationStore, cwd: Path) -> dict[str, An
             assert read == sha(store.read_final_token(layer, split)[0]), (split, layer)
     assert found["forms"] == [sha(store.read_final_token(2, "test")[0])] * 4
     assert found["columns"] == ["resid_post_02"]
+    assert found["balanced"] == [1, 2, 3], "every even prefix"
     wanted = [sha(part) for part in store.read_final_token(1, "test")]
     tools = "pandas", "pyarrow", "polars", "polars_lazy", "duckdb", "zarr", "xarray"
     assert client(hub, TOOLS, cwd) == dict.fromkeys(tools, wanted)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wif_store.hub.card import Published, render_card
 from wif_store.format.schema import Manifest
+from wif_store.hub.card import Published, render_card
+from wif_store.store.audit import FLAWS, shows_gold
 from wif_store.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -21,13 +22,12 @@ ROWS = {"boolq": 9427, "piqa": 16113, "social_i_qa": 33410, "winogrande": 40398}
 def published(task: str, protocol: str = "aligned") -> Published:
     """A task as a push of Gemma-2 2B would describe it; the numbers are examples."""
     definition = get_task(task)
-    leaks = task == "social_i_qa" and protocol == "paper"
-    counts = dict.fromkeys(
-        ("repeated", "contradictory", "crossing_splits", "repeated_across_splits", "prompts_cut"), 0
-    )
+    read = definition.protocol(protocol)
+    counts = dict.fromkeys(FLAWS, 0)
     manifest = Manifest(
         task=task,
-        protocol=definition.protocol(protocol).record(),
+        outcome="choice",
+        protocol={**read.record(), "shows_gold": shows_gold(definition, read)},
         model={
             "kind": "hub",
             "id": "google/gemma-2-2b",
@@ -44,29 +44,53 @@ def published(task: str, protocol: str = "aligned") -> Published:
             "config": definition.source.config,
             "split": definition.source.split,
             "revision": "0123456789abcdef0123456789abcdef01234567",
+            "rows": ROWS[task],
+            "sha256": "0" * 64,
         },
         selection={
             "seed": 0,
-            "k": 2000,
+            "per_class": 2000,
             "splits": "seeded",
-            "scanned": 6400,
+            "k": 2000,
             "rows": ROWS[task],
+            "scanned": 6400,
+            "successes": 4400,
+            "failures": 2000,
             "duplicates": 3,
             "contradictory": [],
             "accuracy": 0.6875,
             "answer_shares": [0.5, 0.5],
         },
         splits={
-            "train": {"start": 0, "examples": 2000, "successes": 1000},
-            "validation": {"start": 2000, "examples": 1000, "successes": 500},
-            "test": {"start": 3000, "examples": 1000, "successes": 500},
+            split: {
+                "examples": n,
+                "tokens": 30 * n,
+                "groups": n - 12,
+                "scanned": 0,
+                "successes": 0,
+                "failures": 0,
+            }
+            for split, n in (("train", 2000), ("validation", 1000), ("test", 1000))
         },
-        audit={"counts": {**counts, "gold_in_prompt": 4000 if leaks else 0}},
+        layers={"final_token": list(range(26)), "sequence": [4, 9, 14, 19, 24]},
+        sites={"final_token": "the last token of what is read"},
+        audit={
+            "counts": {
+                **counts,
+                "near_duplicates_across_splits": 7,
+                "gold_in_prompt": 4000 if shows_gold(definition, read) else 0,
+            },
+            "named": {},
+            "published_source": None,
+        },
         batching={},
         versions={"wif-store": "0.1.0"},
-        files={"final_token/c/0/0/0": {"size": 320_000_000}, "sequence/c/0/0/0": {"size": 4_600_000_000}},
+        files={
+            "train/final_token/c/0/0/0": {"size": 320_000_000},
+            "train/sequence/c/0/0/0": {"size": 4_600_000_000},
+        },
     )
-    return Published(manifest, tuple(range(26)), (4, 9, 14, 19, 24), 332_000_000)
+    return Published(manifest, 332_000_000)
 
 
 def results(task: str, manifest: Manifest | None = None) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def test_the_default_build_from_hub_ids(seeded, tmp_path):
     ],
 )
 def test_what_cannot_be_had_is_one_line(options, message, seeded, tmp_path):
-    seeded.seed("google/gated", "model", {"config.json": b"{}"}, gated="manual")
+    files = {"config.json": b"{}", "model.safetensors": b"\0" * 8}
+    seeded.seed("google/gated", "model", files, gated="manual")
     done = build(seeded, tmp_path, "--per-class", "6", *options, token=seeded.stranger_token)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ import pytest
 
 from tests.hub.publishing import REPO, ROOT, client, wif
 from tests.support.stores import make_store
+from wif_store.format.chunks import index_bytes, read_index
+from wif_store.format.metadata import layouts_of
+from wif_store.format.schema import SPLITS
 from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
@@ -29,16 +33,22 @@ READ = f"""
 import sys
 import numpy as np
 from wif_store import open_store
-values, success = open_store("hf://datasets/{REPO}/zarr/winogrande.zarr").read_final_token(1)
+values, success = open_store("hf://datasets/{REPO}/zarr/winogrande.zarr").read_final_token(1, "test")
 np.save(sys.argv[1], values)
 """
 READ_TOKENS = READ.replace("read_final_token", "read_sequences")
 
 
-def stored(store: Path, array: str, row: int) -> int:
-    """Bytes that one layer takes in the store."""
-    files = open_store(store).manifest.files
-    return sum(entry["size"] for name, entry in files.items() if name.startswith(f"{array}/c/{row}/"))
+def stored(store: Path, array: str, row: int, split: str) -> int:
+    """Bytes that one layer of a split takes in the store."""
+    layout = layouts_of(open_store(store).manifest)[f"{split}/{array}"]
+    count, size = math.prod(layout.chunks_per_shard), 0
+    for file in layout.files:
+        content = (store / split / array / file).read_bytes()
+        end = len(content) - index_bytes(count)
+        lengths = read_index(content[end:], count, end)[:, 1].reshape(layout.chunks_per_shard)[row]
+        size += int(lengths[lengths > 0].sum())
+    return size
 
 
 def fetched(hub: Hub, script: str, out: Path) -> int:
@@ -48,21 +58,23 @@ def fetched(hub: Hub, script: str, out: Path) -> int:
     return hub.log.sent()
 
 
-@pytest.mark.parametrize("per_class", [150, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("per_class", [400, pytest.param(2000, marks=pytest.mark.slow)])
 def test_one_layer_is_what_is_fetched(hub: Hub, tmp_path: Path, per_class: int) -> None:
     path = make_store(
         tmp_path / "w.zarr", per_class=per_class, layers=3, sequence_layers=3, d_model=2304, tokens=1
     )
     assert wif(hub, "push", path).returncode == 0
     store = open_store(path)
-    layer = stored(path, "final_token", 1)
     out = tmp_path / "values.npy"
 
-    assert fetched(hub, READ, out) <= 1.15 * layer
-    assert np.array_equal(np.load(out), store.read_final_token(1)[0])
-    assert fetched(hub, READ_TOKENS, out) <= 1.15 * stored(path, "sequence", 1)
-    assert np.array_equal(np.load(out), store.read_sequences(1)[0])
+    ratios = {}
+    for array, script in (("final_token", READ), ("sequence", READ_TOKENS)):
+        ratios[array] = fetched(hub, script, out) / stored(path, array, 1, "test")
+        reader = store.read_final_token if array == "final_token" else store.read_sequences
+        assert np.array_equal(np.load(out), reader(1, "test")[0])
+    assert max(ratios.values()) <= 1.15, ratios
 
+    layer = sum(stored(path, "final_token", 1, split) for split in SPLITS)
     hub.log.clear()
     rows = client(hub, f"OPTIONS = dict(storage_options={{'hf': {{'block_size': 1}}}})\n{STREAM}", tmp_path)
     assert sum(rows.values()) == 2 * per_class

@@ -39,25 +39,13 @@ def test_every_form_is_bit_equal_to_the_store_and_comes_back(
 ) -> None:
     store = published["winogrande"]
     found = read_every_form(hub, store, tmp_path)
-    assert found["whole"] == {"train": 32, "validation": 16, "test": 16}
+    assert found["together"] == {"train": 32, "validation": 16, "test": 16}
     assert found["tasks"] == ["boolq", "winogrande"]
     assert found["ids"] == [
         e.id for task in ("boolq", "winogrande") for e in published[task].examples("test")
     ]
-    first, example = found["first"], store.examples("train")[0]
-    assert {name: first[name] for name in first if "resid" not in name} == {
-        "id": example.id,
-        "task": "winogrande",
-        "prompt": example.prompt,
-        "choices": list(example.choices),
-        "gold": example.gold,
-        "prediction": example.prediction,
-        "success": example.success,
-        "choice_logprobs": list(example.choice_logprobs),
-        "choice_tokens": list(example.choice_tokens),
-        "final_token_position": example.final_token_position,
-        "source_row": example.source_row,
-    }
+    first = found["first"]
+    assert {name: first[name] for name in first if "resid" not in name} == store.table("train").to_pylist()[0]
     run = wif(hub, "pull", REPO, "--out", tmp_path / "back", "--revision", "v1")
     assert run.returncode == 0, run.stderr
     for task, store in published.items():
@@ -68,7 +56,10 @@ def test_the_examples_on_the_card_run(
     hub: Hub, published: dict[str, ActivationStore], tmp_path: Path
 ) -> None:
     card = hub.repo(REPO).read("README.md").decode()
-    probe, stream, zarr = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    first, probe, stream, zarr = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len([line for line in first.splitlines() if line]) == 3
+    shown = "print(json.dumps([activations.shape, str(activations.dtype), success.tolist()]))"
+    assert client(hub, f"{first}\n{shown}", tmp_path) == [[8, 64], "float32", [1, 0] * 4]
     assert len([line for line in probe.splitlines() if line]) == 10
     auroc = client(hub, probe, tmp_path)
     assert 0 <= auroc <= 1

@@ -13,7 +13,7 @@ import pytest
 
 from tests.hub.loopback import UPLOAD_WARNING
 from tests.hub.publishing import REPO, ROOT, contents, push
-from wif_store.hub.staging import view_place
+from wif_store.hub.staging import view_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_killed_pushes_are_finished_and_never_half_seen(
         hub.delete_repo(f"datasets/{REPO}")
         push(hub, made("winogrande"))
         if kill % 2:
-            shutil.rmtree(view_place(made("boolq")))
+            shutil.rmtree(view_path(made("boolq")))
         hub.log.clear()
         after = random.randrange(requests)
         with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:

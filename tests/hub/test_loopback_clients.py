@@ -82,14 +82,14 @@ def test_datasets_loads_every_form(hub: Hub, tmp_path: Path) -> None:
     hub.seed(REPO, "dataset", files, private=True)
     script = f"""
 from datasets import load_dataset
-whole = load_dataset("{REPO}")
+together = load_dataset("{REPO}")
 one = load_dataset("{REPO}", "boolq", split="test")
 column = load_dataset("{REPO}", "boolq", split="train", columns=["id"])
 stream = load_dataset("{REPO}", "boolq", split="test", streaming=True, columns=["x"])
-print(json.dumps([whole.num_rows, one[3], column.column_names, list(stream)[9]]))
+print(json.dumps([together.num_rows, one[3], column.column_names, list(stream)[9]]))
 """
-    whole, one, columns, last = client(hub, script)
-    assert whole == {"train": 60, "test": 20}
+    together, one, columns, last = client(hub, script)
+    assert together == {"train": 60, "test": 20}
     assert (one, columns, last) == ({"id": 3, "x": [3.0, 0.5]}, ["id"], {"x": [9.0, 0.5]})
     assert {entry.user for entry in hub.log if entry.host == "hub"} == {hub.user}
     assert hub.log.count(lambda entry: entry.status >= 500) == 0

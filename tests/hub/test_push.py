@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
 from tests.hub.loopback import UPLOAD_WARNING
-from tests.hub.publishing import REPO, contents, dataset, push
-from tests.support.stores import make_store
+from tests.hub.publishing import REPO, contents, dataset, push, tree
+from tests.support.stores import ROWS, make_store
 from wif_store.errors import PublishError, StoreError
-from wif_store.hub.push import Progress, Push, Target
-from wif_store.hub.repo import RemoteFile
-from wif_store.hub.staging import stage, view_place
+from wif_store.hub.pull import Pull
+from wif_store.hub.push import Progress, Target, plan_push, push_stores
+from wif_store.hub.push_run import Push
+from wif_store.hub.repo import RemoteFile, quiet_client
+from wif_store.hub.staging import stage, view_path
+from wif_store.store.reader import open_store
+from wif_store.tasks import TASKS
 
 if TYPE_CHECKING:
     from tests.support.hub import Hub
@@ -68,11 +77,11 @@ def test_tasks_pushed_one_after_another_add_up(hub: Hub, made: Made) -> None:
 def test_a_task_that_changed_is_replaced_whole(hub: Hub, made: Made, tmp_path: Path) -> None:
     push(hub, made("winogrande"))
     old = hub.repo(REPO).commit_at("main").files
-    other = make_store(tmp_path / "w.zarr", "winogrande", sequence_layers=1, per_class=8)
+    other = make_store(tmp_path / "w.zarr", "winogrande", sequence_layers=0, per_class=8)
     push(hub, other)
     new = hub.repo(REPO).commit_at("main").files
-    assert "zarr/winogrande.zarr/sequence/c/1/0/0" in old
-    assert "zarr/winogrande.zarr/sequence/c/1/0/0" not in new
+    assert "zarr/winogrande.zarr/test/sequence/c/0/0/0" in old
+    assert "zarr/winogrande.zarr/test/sequence/c/0/0/0" not in new
     hub.delete_repo(f"datasets/{REPO}")
     push(hub, other)
     assert contents(hub) == {path: file.sha256 for path, file in new.items()}
@@ -114,6 +123,32 @@ def test_endless_commits_in_between_end_the_push(hub: Hub, made: Made, impatient
     with pytest.raises(PublishError, match="412"):
         push(hub, made("boolq"), progress=Meddler(hub, 100))
     assert "zarr/boolq.zarr/zarr.json" not in contents(hub)
+
+
+class Twin(Progress):
+    """Somebody else, or the rest of a killed push, who publishes files of this push before it does."""
+
+    def __init__(self, hub: Hub, store: Path) -> None:
+        self.hub, self.store, self.plans = hub, store, 0
+
+    def planned(self, plan: object) -> None:
+        self.plans += 1
+
+    def phase(self, name: str) -> None:
+        if name == "uploading" and self.plans == 1:
+            push(self.hub, self.store)
+
+
+@pytest.mark.parametrize("tasks", [("boolq",), ("boolq", "winogrande")])
+def test_a_push_of_the_same_files_in_between(
+    hub: Hub, made: Made, impatient: list[float], tasks: tuple[str, ...]
+) -> None:
+    """The client leaves out of a commit what it found on the target, so the staging branch lacks it."""
+    twin = Twin(hub, made("boolq"))
+    push(hub, *map(made, tasks), progress=twin)
+    assert twin.plans == 2
+    assert {f"zarr/{task}.zarr/zarr.json" for task in tasks} <= contents(hub).keys()
+    assert set(hub.repo(REPO).state.branches) == {"main"}
 
 
 FAULTS = {
@@ -162,7 +197,7 @@ def test_a_failure_that_does_not_pass_leaves_main_alone(hub: Hub, made: Made, im
 def test_what_arrived_damaged_is_not_published(hub: Hub, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = dataset(hub)
     listed = remote.files
-    bad = "zarr/winogrande.zarr/sequence/c/0/0/0"
+    bad = "zarr/winogrande.zarr/test/sequence/c/0/0/0"
 
     def files(commit: str) -> dict[str, RemoteFile]:
         found = listed(commit)
@@ -176,7 +211,7 @@ def test_what_arrived_damaged_is_not_published(hub: Hub, made: Made, monkeypatch
 
 def test_a_file_that_changed_since_it_was_verified_is_not_published(hub: Hub, tmp_path: Path) -> None:
     staged = stage(make_store(tmp_path / "w.zarr"))
-    with (tmp_path / "w.zarr" / "sequence" / "c" / "0" / "0" / "0").open("r+b") as file:
+    with (tmp_path / "w.zarr" / "test" / "sequence" / "c" / "0" / "0" / "0").open("r+b") as file:
         file.write(b"\xff\xff")
     with pytest.raises(PublishError, match="has changed since it was verified"):
         Push(dataset(hub), [staged]).run()
@@ -214,7 +249,7 @@ def test_the_view_is_made_once_and_made_again_when_damaged(made: Made, tmp_path:
     assert len(written) == 3
     assert stage(store, written.append).files == first.files
     assert len(written) == 3
-    (view_place(store) / "test-00000-of-00001.parquet").write_bytes(b"")
+    (view_path(store) / "test-00000-of-00001.parquet").write_bytes(b"")
     assert stage(store, written.append).files == first.files
     assert len(written) == 6
 
@@ -228,6 +263,62 @@ def test_two_pushes_do_not_write_one_view(made: Made, tmp_path: Path) -> None:
             stage(store)
 
     assert stage(store, again).files
+
+
+def test_from_python(hub: Hub, made: Made, tmp_path: Path) -> None:
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    plan = plan_push([made("winogrande")], api=api)
+    assert (plan.head, plan.tasks, plan.deleted) == (None, ("winogrande",), ())
+    assert not hub.repos
+    pushed = push_stores([str(made("winogrande"))], api=api)
+    assert (pushed.url, pushed.uploaded) == (f"{hub.endpoint}/datasets/{REPO}", plan.bytes)
+    assert plan_push([made("winogrande")], REPO, api=api).changes == 0
+    # Nothing is left of what keeps the client quiet.
+    assert huggingface_hub.utils.are_progress_bars_disabled()
+    huggingface_hub.utils.enable_progress_bars()
+    with quiet_client():
+        assert huggingface_hub.utils.are_progress_bars_disabled()
+    assert not huggingface_hub.utils.are_progress_bars_disabled()
+    huggingface_hub.utils.disable_progress_bars()
+
+
+def test_a_task_that_is_not_registered_is_pushed(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the card says comes from the manifest."""
+    with monkeypatch.context() as registered:
+        registered.setitem(TASKS, "my-task", replace(TASKS["winogrande"], name="my-task"))
+        registered.setitem(ROWS, "my-task", ROWS["winogrande"])
+        store = make_store(tmp_path / "m.zarr", "my-task")
+    assert "my-task" not in TASKS
+    push(hub, store)
+    card = hub.repo(REPO).read("README.md").decode()
+    assert 'load_dataset("whyitfailed/gemma2-acts", "my-task"' in card
+    assert "| my-task | my-task.rows.jsonl | `local` | see the source | see the source |" in card
+    Pull.open(dataset(hub)).pull("my-task", tmp_path / "back.zarr")
+    assert tree(tmp_path / "back.zarr") == tree(store)
+    push(hub, make_store(tmp_path / "b.zarr", "boolq"))
+    assert "- config_name: my-task\n" in hub.repo(REPO).read("README.md").decode()
+
+
+def test_a_split_of_several_files_is_in_the_order_of_the_store(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wif_store.hub.parquet.FILE_BYTES", 6 * 4 * 64 * 4)
+    store = tmp_path / "w.zarr"
+    shutil.copytree(made("winogrande"), store)
+    stage(store)
+    files = sorted(view_path(store).glob("train-*.parquet"))
+    assert [file.name for file in files] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    parts = [pq.read_table(file) for file in files]
+    assert [part.num_rows for part in parts] == [4, 6, 6]
+    assert all(part["success"].to_pylist() == [1, 0] * (part.num_rows // 2) for part in parts)
+    table, opened = pa.concat_tables(parts), open_store(store)
+    known = opened.table("train")
+    assert table.select(known.column_names).cast(known.schema).equals(known)
+    for layer in opened.layers:
+        found = np.stack(table[f"resid_post_{layer:02d}"].to_numpy())
+        assert np.array_equal(found, opened.read_final_token(layer, "train")[0])
 
 
 # -- what is refused ------------------------------------------------------------------------------------
@@ -277,7 +368,7 @@ def test_a_public_repo_is_not_taken_for_a_private_one(hub: Hub, made: Made) -> N
 
 def test_a_damaged_store_is_not_published(hub: Hub, tmp_path: Path) -> None:
     store = make_store(tmp_path / "w.zarr")
-    shard = store / "final_token" / "c" / "1" / "0" / "0"
+    shard = store / "test" / "final_token" / "c" / "0" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
     with pytest.raises(StoreError, match="SHA-256"):
         stage(store)

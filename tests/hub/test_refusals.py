@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,7 +46,7 @@ def test_tokens(hub: Hub, made: Made) -> None:
         "no token was found: run `hf auth login`, or set HF_TOKEN to a token that may write"
     )
     assert refused(hub, "push", store, token="hf_wrong") == (
-        f"{REPO}: the Hub does not accept the token: run `hf auth login`, or correct HF_TOKEN"
+        f"dataset {REPO}: the Hub does not accept the token: run `hf auth login`"
     )
     assert refused(hub, "push", store, token=hub.read_token) == (
         "the token of whyitfailed only reads: make one that writes and run `hf auth login`"
@@ -53,10 +55,8 @@ def test_tokens(hub: Hub, made: Made) -> None:
 
 
 def test_no_right_to_write(hub: Hub, made: Made) -> None:
-    line = (
-        f"{REPO}: the token may not write here ({{}}): name a --repo of your own, or ask its owner for write "
-        "access"
-    )
+    mend = "name a --repo of your own, or ask its owner for write access"
+    line = f"dataset {REPO}: the token may not write here ({{}}): {mend}"
     said = 'You don\'t have the rights to create a dataset under the namespace "whyitfailed"'
     assert refused(hub, "push", made("winogrande"), token=hub.stranger_token) == line.format(said)
     push(hub, made("winogrande"))
@@ -94,7 +94,7 @@ def test_a_store_of_another_format_in_the_repo(hub: Hub, made: Made) -> None:
 
 def test_the_rate_limit(hub: Hub, made: Made, impatient: list[float]) -> None:
     hub.fail(status=429, retry_after=3, times=None)
-    line = f"{REPO}: the Hub's rate limit is reached: wait a few minutes and run the same command; it goes on"
+    line = f"dataset {REPO}: the Hub's rate limit is reached: wait a few minutes and run the same command"
     with pytest.raises(PublishError, match=f"^{line}$"):
         push(hub, made("winogrande"))
     with pytest.raises(PublishError, match=f"^{line}$"):
@@ -119,7 +119,7 @@ def test_an_upload_that_fails_for_good(
     hub: Hub, made: Made, impatient: list[float], how: dict[str, int], line: str
 ) -> None:
     hub.fail("PUT /cdn/", **how, times=None)
-    with pytest.raises(PublishError, match=f"^{REPO}: {line}"):
+    with pytest.raises(PublishError, match=f"^dataset {REPO}: {line}"):
         push(hub, made("winogrande"))
 
 
@@ -134,7 +134,7 @@ def test_what_the_client_tries_again_is_not_told(hub: Hub, made: Made) -> None:
 def test_what_the_hub_finds_wrong_is_said(hub: Hub, made: Made) -> None:
     hub.fail("POST /api/repos/create", status=400)
     assert refused(hub, "push", made("winogrande")) == (
-        f"{REPO}: the Hub refuses this with 400 (Told to fail): mend what it names; see "
+        f"dataset {REPO}: the Hub refuses this with 400 (Told to fail): mend what it names; see "
         f"{hub.endpoint}/datasets/{REPO}"
     )
 
@@ -149,7 +149,7 @@ def test_names_of_no_branch_or_tag(name: str) -> None:
 def test_no_network(hub: Hub, made: Made, tmp_path: Path) -> None:
     endpoint = hub.endpoint
     hub.stop()
-    line = f"{REPO}: no connection to the Hub at {endpoint}: run the same command when there is one"
+    line = f"dataset {REPO}: no connection to the Hub at {endpoint}: run the same command when there is one"
     assert refused(hub, "push", made("winogrande")) == line
     assert refused(hub, "pull", REPO, "--out", tmp_path / "x") == line
     assert not (tmp_path / "x").exists()
@@ -157,7 +157,7 @@ def test_no_network(hub: Hub, made: Made, tmp_path: Path) -> None:
 
 def test_offline(hub: Hub, made: Made) -> None:
     assert refused(hub, "push", made("winogrande"), HF_HUB_OFFLINE="1") == (
-        f"{REPO}: HF_HUB_OFFLINE is set: unset it to reach the Hub"
+        f"dataset {REPO}: HF_HUB_OFFLINE is set: unset it to reach the Hub"
     )
 
 
@@ -170,6 +170,44 @@ def test_stores(hub: Hub, made: Made, tmp_path: Path) -> None:
         f"{other} and {made('winogrande')} are both stores of winogrande: name one of them"
     )
     assert "found no manifest.json" in refused(hub, "push", tmp_path)
+
+
+def test_a_store_of_another_model_needs_a_repo(hub: Hub, made: Made, tmp_path: Path) -> None:
+    """The dataset that is the default has one model's stores."""
+    other = make_store(tmp_path / "b.zarr", "boolq", id="Qwen/Qwen3-0.6B")
+    local = make_store(tmp_path / "l.zarr", "boolq", kind="folder")
+    for store, model in ((other, "Qwen/Qwen3-0.6B"), (local, "google/gemma-2-2b")):
+        for options in ([], ["--dry-run"]):
+            assert refused(hub, "push", made("winogrande"), store, *options) == (
+                f"--repo is required: {store} is of {model}, and {REPO} has google/gemma-2-2b alone; name a "
+                "dataset of your own, OWNER/NAME"
+            )
+    assert not hub.repos, "nothing was made"
+    run = wif(hub, "push", other, "--repo", "whyitfailed/qwen-acts")
+    assert run.returncode == 0, run.stderr
+    assert list(hub.repos) == ["datasets/whyitfailed/qwen-acts"]
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_view_that_cannot_be_written(hub: Hub, made: Made, tmp_path: Path, dry: list[str]) -> None:
+    store = tmp_path / "w.zarr"
+    shutil.copytree(made("winogrande"), store)
+    (tmp_path / "w.zarr.view.partial").write_bytes(b"")
+    line = refused(hub, "push", store, *dry)
+    assert line.startswith(f"{store}.view, the Parquet view of the store, cannot be written (")
+    assert line.endswith("make room, or make the folder around it writable, or push a copy of the store")
+    assert not hub.repos
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_in_a_folder_without_the_right_to_write(hub: Hub, made: Made, tmp_path: Path) -> None:
+    store = tmp_path / "w.zarr"
+    shutil.copytree(made("winogrande"), store)
+    tmp_path.chmod(0o555)
+    try:
+        assert "cannot be written (" in refused(hub, "push", store, "--dry-run")
+    finally:
+        tmp_path.chmod(0o755)
 
 
 @pytest.mark.parametrize("name", ["acts", "a/b/c", "a b/c", "/", "hf://datasets/a/b"])

@@ -29,7 +29,7 @@ def split_of(group: str, seed: int) -> str:
 
     Example:
         >>> split_of("6f1ed002ab559585", 0)
-        'test'
+        'validation'
     """
     return QUARTERS[hashlib.sha256(f"{seed}:{group}".encode()).digest()[0] % len(QUARTERS)]
 

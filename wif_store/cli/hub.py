@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,51 +10,39 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from wif_store.errors import PublishError
-from wif_store.hub.pull import Pull
-from wif_store.hub.push import Progress, Push, Target
-from wif_store.hub.repo import RemoteDataset
-from wif_store.hub.staging import stage
+from wif_store.errors import PublishError, printable
 from wif_store.format.schema import MANIFEST
+from wif_store.hub import pull, push
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from wif_store.hub.push_plan import Plan
-    from wif_store.hub.staging import Staged
 
 DEFAULT_STORES: Final = "stores/gemma-2-2b"
 
 
 def push_stores(
     stores: Sequence[Path],
-    repo: str,
-    target: Target,
+    repo: str | None,
+    target: push.Target,
     *,
     dry_run: bool = False,
     results: Path | None = None,
 ) -> None:
     """Verify, export and publish stores; with ``dry_run`` only say what would be done."""
     console = Console(stderr=True)
-    remote = _remote(repo)
     folders = list(stores) or default_stores(Path(DEFAULT_STORES))
-    if target.create_pr and (target.tag or target.revision != "main"):
-        msg = "--create-pr goes with neither --revision nor --tag: a pull request is tagged once it is merged"
-        raise PublishError(msg)
-    if not dry_run:
-        with console.status("asking the Hub"):
-            remote.check_token()
-    staged = _stage(folders, console)
     with _bars(console) as bars:
-        push = Push(remote, staged, target, results, _Shown(console, bars))
+        shown = _Shown(console, bars)
         if dry_run:
-            push.progress.planned(push.plan())
+            shown.planned(push.plan_push(folders, repo, target, results=results, progress=shown))
             return
-        pushed = push.run()
+        pushed = push.push_stores(folders, repo, target, results=results, progress=shown)
     if pushed.uploaded:
-        console.print(f"published: {pushed.url} at {pushed.commit[:8]}", soft_wrap=True, highlight=False)
+        _say(console, f"published: {pushed.url} at {pushed.commit[:8]}")
     else:
-        console.print(f"nothing to upload: {pushed.url} holds these stores", soft_wrap=True, highlight=False)
+        _say(console, f"nothing to upload: {pushed.url} holds these stores")
 
 
 def default_stores(folder: Path) -> list[Path]:
@@ -71,82 +58,44 @@ def default_stores(folder: Path) -> list[Path]:
     return found
 
 
-def pull_stores(repo: str, tasks: Sequence[str], layers: str | None, revision: str, out: Path | None) -> None:
+def pull_stores(repo: str, tasks: Sequence[str], layers: str, revision: str, out: Path | None) -> None:
     """Fetch and verify stores."""
     console = Console(stderr=True)
-    remote, wanted = _remote(repo), parse_layers(layers)
-    with console.status("asking the Hub"):
-        pull = Pull.open(remote, revision)
-        if not pull.tasks():
-            pull.check_task("any task")
-    for task in tasks:
-        pull.check_task(task)
-    for task in tasks or pull.tasks():
-        folder = (out or Path("stores", *repo.split("/"))) / f"{task}.zarr"
-        with _bars(console) as bars:
-            line = bars.add_task(f"{task}: fetching", total=None)
+    with _bars(console) as bars:
+        lines = {"": bars.add_task("asking the Hub", total=None)}
 
-            def fetched(done: int, total: int, bars: Bars = bars, line: int = line) -> None:
-                bars.update(line, completed=done, total=total)  # type: ignore[arg-type]
+        def progress(task: str, done: int, total: int) -> None:
+            if task not in lines:
+                bars.update(lines[""], visible=False)
+                lines[task] = bars.add_task(printable(f"{task}: fetching"))
+            bars.update(lines[task], completed=done, total=total)
 
-            pulled = pull.pull(task, folder, wanted, fetched)
-        what = (
-            f"{pulled.fetched / 1e6:.1f} MB fetched and verified"
-            if pulled.fetched
-            else "here already, verified"
-        )
-        console.print(f"{pulled.path}: {what}", soft_wrap=True, highlight=False)
+        pulled = pull.pull_dataset(repo, tasks, layers, revision, out, progress)
+    for store in pulled:
+        fetched = f"{store.fetched / 1e6:.1f} MB fetched and verified"
+        _say(console, f"{store.path}: {fetched if store.fetched else 'here already, verified'}")
 
 
-def parse_layers(text: str | None) -> list[int] | None:
-    """``5,10`` -> [5, 10]; None for all."""
-    if text is None or text == "all":
-        return None
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        msg = f"--layers is {text!r}; expected all, or 0-based blocks as in 5,10"
-        raise PublishError(msg)
-    return sorted({int(part) for part in parts})
-
-
-def _remote(repo: str) -> RemoteDataset:
-    from huggingface_hub.utils.logging import set_verbosity
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    # One bar for the whole, not one for each file; one line where it fails, not two for each try. The
-    # client's lines also hold signed addresses.
-    disable_progress_bars()
-    set_verbosity(logging.ERROR)
-    return RemoteDataset(repo)
-
-
-def _stage(folders: Sequence[Path], console: Console) -> list[Staged]:
-    staged: dict[str, Staged] = {}
-    for folder in folders:
-        with console.status(f"{folder}: verifying and exporting"):
-            made = stage(folder)
-        if made.store.task in staged:
-            other = staged[made.store.task].store.name
-            msg = f"{folder} and {other} are both stores of {made.store.task}: name one of them"
-            raise PublishError(msg)
-        staged[made.store.task] = made
-    return list(staged.values())
+def _say(console: Console, text: str) -> None:
+    """Print what may hold names from the Hub: nothing in them is markup, or obeyed by the terminal."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Bars]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console, transient=True) as bars:
+    # Into a file, a bar would be written as an empty line.
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         yield bars
 
 
-class _Shown(Progress):
+class _Shown(push.Progress):
     """Prints a plan and draws a push as a bar."""
 
     def __init__(self, console: Console, bars: Bars) -> None:
@@ -160,11 +109,11 @@ class _Shown(Progress):
         for path in plan.missing:
             folders.setdefault("/".join(path.split("/")[:2]), []).append(plan.wanted[path].size)
         lines += [f"  {_size(sum(sizes)):>12}  {name}" for name, sizes in sorted(folders.items())]
-        whole = sum(file.size for file in plan.wanted.values())
+        every = sum(file.size for file in plan.wanted.values())
         lines.append(
-            f"to upload: {_size(plan.bytes)} of {_size(whole)}; to remove: {len(plan.deleted)} files"
+            f"to upload: {_size(plan.bytes)} of {_size(every)}; to remove: {len(plan.deleted)} files"
         )
-        self._console.print("\n".join(lines), soft_wrap=True, highlight=False)
+        _say(self._console, "\n".join(lines))
 
     def uploaded(self, done: int, total: int) -> None:
         """Show bytes."""
@@ -172,7 +121,7 @@ class _Shown(Progress):
 
     def phase(self, name: str) -> None:
         """Show what is being done."""
-        self._bars.update(self._line, description=name)
+        self._bars.update(self._line, description=printable(name))
 
 
 def _size(size: int) -> str:

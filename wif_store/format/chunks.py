@@ -26,7 +26,7 @@ CHECKSUM: Final = 4
 """Bytes of a CRC32C."""
 
 HEADER: Final = 16
-"""Bytes of the header of a Blosc frame, which says at bytes 4 to 8 how much the frame holds."""
+"""Bytes of the header of a Blosc frame: size of a value, of the chunk, of a block and of the frame."""
 
 
 class ChunkError(ValueError):
@@ -59,10 +59,12 @@ def decode(chunk: np.ndarray, out: np.ndarray) -> None:
     if len(frame) < HEADER or crc32c(frame) != chunk[-CHECKSUM:].tobytes():
         msg = "a chunk does not have its checksum"
         raise ChunkError(msg)
-    # A few bytes of Blosc can stand for gigabytes: what a chunk must hold is known before it is decoded.
-    declared = int.from_bytes(frame[4:8].tobytes(), "little")
-    if declared != out.nbytes:
-        msg = f"a chunk says it holds {declared} bytes; expected {out.nbytes}"
+    # A frame says at its head how it is to be decoded, and Blosc believes it: one that lies about its own length
+    # or blocks has Blosc read beyond it. What a chunk's head must say is known before it is decoded.
+    typesize, sizes = int(frame[3]), np.frombuffer(frame[4:HEADER].tobytes(), "<u4").tolist()
+    expected = [out.nbytes, out.nbytes, len(frame)]
+    if typesize != out.itemsize or sizes != expected:
+        msg = f"a chunk says that it has (bytes, bytes a block, bytes encoded) {sizes}; expected {expected}"
         raise ChunkError(msg)
     try:
         Blosc().decode(frame, out=out)

@@ -49,7 +49,8 @@ def parse_layers(text: str, available: Sequence[int], option: str = "--layers") 
             raise LayersError(msg)
         layers.update(range(first, last + 1))
     if missing := sorted(layers.difference(available)):
-        msg = f"{option} is {text[:60]!r}: there is no layer {missing[0]}; expected some of: {_shown(available)}"
+        have = _shown(available)
+        msg = f"{option} is {text[:60]!r}: there is no layer {missing[0]}; expected some of: {have}"
         raise LayersError(msg)
     return tuple(sorted(layers))
 

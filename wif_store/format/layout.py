@@ -55,7 +55,7 @@ class Layout:
 
 
 def sequence_chunk(d_model: int) -> int:
-    """Tokens of a chunk of sequences: the fewest whose planes are multiples of ``PLANE``, and large enough."""
+    """Tokens of a chunk of sequences: the fewest whose planes are multiples of ``PLANE`` and large enough."""
     step = PLANE // math.gcd(d_model, PLANE)
     return step * math.ceil(SEQUENCE_PLANE / (step * d_model))
 

@@ -133,6 +133,7 @@ def _checked(data: Mapping[str, Any]) -> Manifest:
             elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 msg = f"{section}.{field} is {value!r:.40}; expected a number"
                 raise ValueError(msg)
+    _check_audit(manifest.audit)
     _check_splits(manifest.splits)
     _check_layers(manifest)
     _check_object(manifest.sites, "sites")
@@ -154,6 +155,24 @@ def _check_files(files: Any) -> None:
         _check_count(entry["size"], f"the size of {file}")
         _check_text(entry["sha256"], f"the SHA-256 of {file}")
         _check_text(entry.get("chunk_crc32c", ""), f"the CRC32C of {file}")
+
+
+def _check_audit(audit: Mapping[str, Any]) -> None:
+    published = audit.get("published_source")
+    for found, name in ((audit, "audit"), (published, "audit.published_source")):
+        if found is None:
+            continue
+        _check_object(found, name)
+        for part in ("counts", "named"):
+            _check_object(found[part], f"{name}.{part}")
+        for flaw, count in found["counts"].items():
+            _check_count(count, f"{name}.counts.{flaw:.40}")
+        for flaw, ids in found["named"].items():
+            if not isinstance(ids, list):
+                msg = f"{name}.named.{flaw:.40} is not a list"
+                raise TypeError(msg)
+            for one in ids:
+                _check_text(one, f"{name}.named.{flaw:.40}")
 
 
 def _check_splits(splits: Any) -> None:

@@ -47,7 +47,7 @@ class Column:
 COMMON: Final = (
     Column("id", "string", "stable id, a hash of the fields that form the prompt"),
     Column("task", "string", "the task it belongs to"),
-    Column("group", "string", "what siblings share: all examples of a group are in one split"),
+    Column("group", "string", "what siblings share; seeded splits never divide a group"),
     Column("source_row", "int64", "0-based row of the source"),
     Column("prompt", "string", "the exact text whose residuals are stored"),
     Column("success", "int8", "1 where the model is right, else 0: what a probe is to predict"),

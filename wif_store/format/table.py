@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from wif_store.format.schema import Choice, Example, Response, columns
+from wif_store.format.schema import COMMON, Choice, Example, Response, columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from wif_store.format.schema import Int32
+
+
+SLACK: Final = 64 * 2**20
+MOST_COMPRESSED: Final = 100
+"""What is stored may hold this many times the bytes of its file, and ``SLACK`` besides."""
 
 
 def arrow_schema(outcome: str) -> pa.Schema:
@@ -47,7 +52,8 @@ def parse_table(content: bytes, outcome: str, rows: int) -> pa.Table:
     """Read the table of a split.
 
     Raises:
-        ValueError: If it is not a table of these columns, or has another number of rows.
+        ValueError: If it is not a table of these columns, has another number of rows, or would take far more
+            memory than its bytes.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -60,6 +66,12 @@ def parse_table(content: bytes, outcome: str, rows: int) -> pa.Table:
         if file.metadata.num_rows != rows:
             msg = f"it has {file.metadata.num_rows} rows; expected {rows}"
             raise ValueError(msg)
+        groups = range(file.metadata.num_row_groups)
+        held = sum(file.metadata.row_group(number).total_byte_size for number in groups)
+        most = SLACK + MOST_COMPRESSED * len(content)
+        if held > most:
+            msg = f"it says it holds {held} bytes; expected at most {most}"
+            raise ValueError(msg)
         return file.read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error)) from None
@@ -67,7 +79,7 @@ def parse_table(content: bytes, outcome: str, rows: int) -> pa.Table:
 
 def as_example(row: Mapping[str, Any], split: str, token_ids: Int32) -> Example:
     """One row of the table, with its tokens, as an example."""
-    common = {name: row[name] for name in Example.__slots__ if name in row}
+    common = {column.name: row[column.name] for column in COMMON}
     if "choices" in row:
         outcome: dict[str, Any] = {"choice": Choice(**_fields(Choice, row))}
     else:

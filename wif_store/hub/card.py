@@ -1,4 +1,8 @@
-"""Manifests -> the dataset card: what the Hub, ``datasets`` and a reader need to know, from one template."""
+"""Manifests -> the dataset card: what the Hub, ``datasets`` and a reader need to know, from one template.
+
+The card says what the manifests say. The registry of tasks is asked only for the licence and the citation of
+a source, and only where the manifest names none.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wif_store.errors import PublishError, one_line, printable
+from wif_store.format.schema import FINAL_TOKEN, SEQUENCE, SPLITS, columns
+from wif_store.hub.parquet import residual_names
 from wif_store.store.audit import FLAWS
-from wif_store.errors import PublishError, one_line
-from wif_store.format.schema import SPLITS, residual_columns
-from wif_store.tasks import get_task
+from wif_store.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,20 +30,14 @@ SITES: Final = {
     "preferred": "the context and the preferred continuation",
     "prompt": "a prompt of its own",
 }
-COLUMNS: Final = (
-    ("id", "string", "stable id, a hash of the fields that form the prompt"),
-    ("task", "string", "the task it belongs to"),
-    ("prompt", "string", "the exact text whose residuals are stored"),
-    ("choices", "list of string", "the answers to choose from"),
-    ("gold", "int8", "index of the right choice"),
-    ("prediction", "int8", "index of the choice the model prefers"),
-    ("success", "int8", "1 where prediction equals gold, else 0: what a probe is to predict"),
-    ("choice_logprobs", "list of float64", "log-likelihood of each choice, in nats"),
-    ("choice_tokens", "list of int32", "tokens that each log-likelihood runs over"),
-    ("final_token_position", "int32", "index of the final token in its sequence"),
-    ("source_row", "int64", "0-based row of the source"),
-)
+"""What each site of a protocol reads, to its last token."""
+CATEGORIES: Final = {
+    "choice": ["multiple-choice", "feature-extraction"],
+    "response": ["text-generation", "feature-extraction"],
+}
+"""The Hub's task categories, by the kind of outcome."""
 SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+UNKNOWN: Final = "see the source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +46,10 @@ class Published:
 
     Attributes:
         manifest: Its store's manifest.
-        layers: Blocks that have a residual column.
-        sequence_layers: Blocks that have residuals at every token.
         view_bytes: Size of its Parquet files.
     """
 
     manifest: Manifest
-    layers: tuple[int, ...]
-    sequence_layers: tuple[int, ...]
     view_bytes: int
 
     @property
@@ -63,12 +58,23 @@ class Published:
         return self.manifest.task
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """The 0-based decoder layers that have a column of residuals."""
+        return tuple(self.manifest.layers[FINAL_TOKEN])
+
+    @property
+    def sequence_layers(self) -> tuple[int, ...]:
+        """Those that have residuals at every token."""
+        return tuple(self.manifest.layers[SEQUENCE])
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the tasks of one dataset have in common: together they are one table."""
         model, protocol = self.manifest.model, self.manifest.protocol
         return {
             "model": f"{model['id']}@{model['revision']}",
             "protocol": f"{protocol['name']} v{protocol['version']}",
+            "outcome": self.manifest.outcome,
             "layers": ", ".join(map(str, self.layers)),
             "width": model["d_model"],
         }
@@ -91,8 +97,7 @@ def render_card(
     tasks = sorted(tasks, key=lambda task: task.task)
     first = tasks[0]
     model = dict(first.manifest.model)
-    columns = residual_columns(first.layers, model["n_layers"])
-    middle = len(first.layers) // 2
+    names = residual_names(first.manifest)
     sequence_layers = sorted({layer for task in tasks for layer in task.sequence_layers})
     values = {
         "metadata": yaml.safe_dump(_metadata(repo, tasks), sort_keys=False, allow_unicode=True, width=100),
@@ -101,36 +106,39 @@ def render_card(
         "key": re.sub(r"\W+", "_", repo),
         "model": {**model, "short": model["id"].split("/")[-1]},
         "gemma": "gemma" in model["id"].lower(),
-        "protocol": first.manifest.protocol,
+        "outcome": first.manifest.outcome,
+        "protocol": {"scale_by_length": False, **first.manifest.protocol},
         "every_layer": len(first.layers) == model["n_layers"],
         "example": {
             "task": first.task,
-            "column": columns[middle],
+            "column": names[len(names) // 2],
+            "rows": min(100, first.manifest.splits["test"]["examples"]),
             "sequence_layer": first.sequence_layers[len(first.sequence_layers) // 2]
             if first.sequence_layers
             else None,
         },
         "sequences": ", ".join(map(str, sequence_layers)),
         "columns": [
-            *({"name": name, "type": kind, "meaning": meaning} for name, kind, meaning in COLUMNS),
+            *(
+                {"name": column.name, "type": column.type, "meaning": column.description}
+                for column in columns(first.manifest.outcome)
+            ),
             {
-                "name": f"{columns[0]}` ... `{columns[-1]}",
+                "name": "`, `".join(names) if len(names) < 3 else f"{names[0]}` ... `{names[-1]}",
                 "type": f"{model['d_model']} x float32",
-                "meaning": "residual stream at the final token, after that (0-based) block",
+                "meaning": "residual stream at the final token, after that (0-based) decoder layer",
             },
         ],
         "tasks": [_describe(task) for task in tasks],
-        "audit": [
-            (meaning, [task.manifest.audit["counts"][flaw] for task in tasks])
-            for flaw, meaning in FLAWS.items()
-        ],
+        "audit": [(meaning, [_count(task, flaw) for task in tasks]) for flaw, meaning in FLAWS.items()],
         "notes": list(_notes(tasks)),
         "results": {**_results(results), "figure": figure} if results else None,
-        "same_context": bool(sequence_layers),
-        "versions": ", ".join(sorted({task.manifest.versions["wif-store"] for task in tasks})),
+        "versions": ", ".join(sorted({str(task.manifest.versions.get("wif-store", "")) for task in tasks})),
     }
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    return environment.from_string(_template()).render(values)
+    environment.filters["cell"] = _cell
+    # A manifest may come from anybody, and a card is shown in terminals too.
+    return printable(environment.from_string(_template()).render(values))
 
 
 def check_card(card: str, files: Iterable[str]) -> None:
@@ -185,7 +193,7 @@ def _template() -> str:
 
 
 def _metadata(repo: str, tasks: Sequence[Published]) -> dict[str, Any]:
-    examples = sum(_examples(task) for task in tasks)
+    examples = sum(task.manifest.examples for task in tasks)
     configs = [_config(ALL, "*") | {"default": True}, *(_config(task.task, task.task) for task in tasks)]
     infos = [_info(ALL, tasks), *(_info(task.task, [task]) for task in tasks)]
     return {
@@ -194,7 +202,7 @@ def _metadata(repo: str, tasks: Sequence[Published]) -> dict[str, Any]:
         "license_name": "sources-and-model-terms",
         "license_link": f"https://huggingface.co/datasets/{repo}#licences",
         "language": ["en"],
-        "task_categories": ["multiple-choice", "feature-extraction"],
+        "task_categories": CATEGORIES[tasks[0].manifest.outcome],
         "size_categories": [next((name for most, name in SIZES if examples < most), "n>1M")],
         "source_datasets": sorted(
             {t.manifest.source["id"] for t in tasks if t.manifest.source["kind"] == "hub"}
@@ -218,16 +226,16 @@ def _config(name: str, folder: str) -> dict[str, Any]:
 
 
 def _info(name: str, tasks: Sequence[Published]) -> dict[str, Any]:
-    model = tasks[0].manifest.model
-    kinds = {
-        "list of string": {"list": "string"},
-        "list of float64": {"list": "float64"},
-        "list of int32": {"list": "int32"},
-    }
-    features = [{"name": column, **kinds.get(kind, {"dtype": kind})} for column, kind, _ in COLUMNS]
-    for column in residual_columns(tasks[0].layers, model["n_layers"]):
-        features.append({"name": column, "list": "float32", "length": model["d_model"]})
-    row = 4 * model["d_model"] * len(tasks[0].layers)
+    manifest = tasks[0].manifest
+    features: list[dict[str, Any]] = [
+        {"name": column.name, "list": column.type[5:-1]}
+        if column.type.startswith("list<")
+        else {"name": column.name, "dtype": column.type}
+        for column in columns(manifest.outcome)
+    ]
+    for column in residual_names(manifest):
+        features.append({"name": column, "list": "float32", "length": manifest.model["d_model"]})
+    row = 4 * manifest.model["d_model"] * len(tasks[0].layers)
     splits = []
     for split in SPLITS:
         count = sum(task.manifest.splits[split]["examples"] for task in tasks)
@@ -241,12 +249,8 @@ def _info(name: str, tasks: Sequence[Published]) -> dict[str, Any]:
     }
 
 
-def _examples(task: Published) -> int:
-    return sum(split["examples"] for split in task.manifest.splits.values())
-
-
 def _describe(task: Published) -> dict[str, Any]:
-    manifest, definition = task.manifest, get_task(task.task)
+    manifest, known = task.manifest, TASKS.get(task.task)
     source, selection, protocol = manifest.source, manifest.selection, manifest.protocol
     link = (
         f"[{source['id']}](https://huggingface.co/datasets/{source['id']})"
@@ -254,42 +258,50 @@ def _describe(task: Published) -> dict[str, Any]:
         else source["id"]
     )
     part = ", ".join(str(source[name]) for name in ("config", "split") if source.get(name))
+    site = SITES.get(protocol["site"], protocol["site"])
     return {
         "name": task.task,
-        "examples": f"{_examples(task):,}",
+        "examples": f"{manifest.examples:,}",
         "splits": " / ".join(f"{manifest.splits[split]['examples']:,}" for split in SPLITS),
+        "groups": " / ".join(f"{manifest.splits[split]['groups']:,}" for split in SPLITS),
         "accuracy": f"{selection['accuracy']:.3f}",
         "scanned": f"{selection['scanned']:,}",
-        "rows": f"{selection['rows']:,}",
-        "duplicates": selection["duplicates"],
-        "contradictory": len(selection["contradictory"]),
+        "rows": f"{source['rows']:,}",
+        "duplicates": selection.get("duplicates", ""),
+        "contradictory": len(selection.get("contradictory", ())),
         "k": selection["k"],
         "seed": selection["seed"],
-        "published_splits": selection["splits"] == "published",
+        "published_splits": selection.get("splits") == "published",
         "protocol": {
-            **{name: repr(protocol[name])[1:-1].replace("|", "\\|") for name in ("context", "continuation")},
-            "site": SITES[protocol["site"]] + (f" (`{protocol['prompt']!r}`)" if protocol["prompt"] else ""),
+            **{name: repr(str(protocol.get(name, "")))[1:-1] for name in ("context", "continuation")},
+            "site": site + (f" (`{protocol['prompt']!r}`)" if protocol.get("prompt") else ""),
         },
         "source": f"{link} ({part})" if part else link,
-        "revision": source["revision"] or "local",
-        "licence": definition.source.licence,
-        "citation": definition.source.citation,
+        "revision": source.get("revision") or "local",
+        "licence": source.get("licence") or (known.source.licence if known else UNKNOWN),
+        "citation": source.get("citation") or (known.source.citation if known else UNKNOWN),
         "view_size": _size(task.view_bytes),
         "store_size": _size(sum(entry["size"] for entry in manifest.files.values())),
         "sequence_layers": ", ".join(map(str, task.sequence_layers)) or "none",
     }
 
 
+def _count(task: Published, flaw: str) -> Any:
+    return task.manifest.audit["counts"].get(flaw, "not counted")
+
+
 def _notes(tasks: Sequence[Published]) -> Iterable[str]:
     """What this very dataset falls short in."""
     for task in tasks:
-        shares, counts = task.manifest.selection["answer_shares"], task.manifest.audit["counts"]
-        if max(shares) > 0.9:
-            yield f"{task.task}: {max(shares):.0%} of the answers are the same one, so success says little."
-        if counts["gold_in_prompt"]:
+        selection, counts = task.manifest.selection, task.manifest.audit["counts"]
+        share = max(selection.get("answer_shares") or [0.0])
+        if share > 0.9:
+            yield f"{task.task}: {share:.0%} of the answers are the same one, so success says little."
+        if counts.get("gold_in_prompt"):
             yield f"{task.task}: the probed prompt holds the right answer's label; a probe can read it off."
-        if counts["crossing_splits"]:
-            n = counts["crossing_splits"]
+        if n := counts.get("groups_across_splits"):
+            yield f"{task.task}: {n} groups of siblings cross the splits, so test scores are too good."
+        if n := counts.get("crossing_splits"):
             yield f"{task.task}: {n} items stand in two splits with opposite outcomes."
     model = tasks[0].manifest.model
     if model["kind"] == "embedded":
@@ -319,3 +331,8 @@ def _auroc(measured: Mapping[str, Any]) -> dict[str, str]:
 
 def _size(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"
+
+
+def _cell(value: object) -> str:
+    """A text as a cell of a table in Markdown."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,308 +1,131 @@
-"""Stores -> a dataset on the Hub: upload what is missing, verify it, then make it visible in one commit."""
+"""Stores -> a dataset on the Hub: what ``wif-store push`` does, for the command line and for Python."""
 
 from __future__ import annotations
 
-import copy
-import json
-import re
-import tempfile
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from wif_store.errors import PublishError
-from wif_store.hub.push_plan import Plan, Planner
-from wif_store.hub.repo import OVERTAKEN, Stale, git_oid, is_passing, pause, tries
+from wif_store.hub.push_run import Progress as Progress
+from wif_store.hub.push_run import Push
+from wif_store.hub.push_run import Pushed as Pushed
+from wif_store.hub.push_run import Target as Target
+from wif_store.hub.repo import RemoteDataset, quiet_client
+from wif_store.hub.staging import Staged, stage
+from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from huggingface_hub import HfApi
 
-    from huggingface_hub import CommitOperationAdd
+    from wif_store.hub.push_plan import Plan
 
-    from wif_store.hub.repo import RemoteDataset
-    from wif_store.hub.staging import Staged
+Stores = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""The folder of a store, or of several."""
 
-GROUP_BYTES: Final = 512 * 2**20
-GROUP_FILES: Final = 64
-REF: Final = re.compile(r"\w[\w./+-]*")
-NO_REF: Final = re.compile(r"\.\.|//|/\.|[./]$|\.lock(/|$)")
+DEFAULT_MODEL: Final = "google/gemma-2-2b"
+DEFAULT_REPO: Final = "whyitfailed/gemma2-acts"
+"""Where stores of the default model go unless told otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a push is to become visible.
+def push_stores(
+    stores: Stores,
+    repo: str | None = None,
+    target: Target | None = None,
+    *,
+    results: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    api: HfApi | None = None,
+) -> Pushed:
+    """Publish stores as a dataset on the Hub. The same call goes on after a stop.
+
+    Args:
+        stores: The store's folder, or several, each of another task and all of one model and protocol.
+        repo: The dataset: ``OWNER/NAME``. May be None for stores of Gemma-2 2B alone, which have a dataset.
+        target: Where it is to become visible; the branch ``main`` where it is None.
+        results: Folder with the ``results.json`` of scores to show, and perhaps ``figure.png``.
+        progress: Told how it goes.
+        api: The Hub's client; that of the environment where it is None.
 
     Raises:
-        PublishError: If a branch or tag is given a name that git does not allow.
+        StoreError: If one is no finished store, or damaged.
+        PublishError: If the stores cannot stand in one dataset, or the Hub refuses or cannot be reached.
     """
-
-    revision: str = "main"
-    create_pr: bool = False
-    private: bool = False
-    tag: str | None = None
-
-    def __post_init__(self) -> None:
-        # A tag is set last: a name that the Hub refuses must not come to light when main has changed.
-        for option, name in (("--revision", self.revision), ("--tag", self.tag)):
-            if name is not None and (not REF.fullmatch(name) or NO_REF.search(name)):
-                msg = f"{option} is {name!r}; expected a name that git allows, as in v1.0 or my-branch"
-                raise PublishError(msg)
+    with quiet_client():
+        push = _prepared(stores, repo, target, results, progress, api)
+        push.progress.phase("asking the Hub")
+        push.remote.check_token()
+        push.staged = _stage(_paths(stores), push.progress)
+        return push.run()
 
 
-@dataclass(slots=True)
-class Pushed:
-    """What came of a push. ``uploaded`` is 0 where everything was there; ``url`` is what to look at."""
-
-    url: str
-    commit: str
-    uploaded: int = 0
-
-
-class Progress:
-    """Told how a push goes. This one says nothing; the command line prints a plan and draws bars."""
-
-    def planned(self, plan: Plan) -> None:
-        """What is about to be done; once more where somebody else's commit came between."""
-
-    def uploaded(self, done: int, total: int) -> None:
-        """``done`` of ``total`` bytes are on the Hub, though nobody sees them yet."""
-
-    def phase(self, name: str) -> None:
-        """What is being done now."""
+def plan_push(
+    stores: Stores,
+    repo: str | None = None,
+    target: Target | None = None,
+    *,
+    results: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    api: HfApi | None = None,
+) -> Plan:
+    """What ``push_stores`` would change, without changing anything on the Hub. No token is needed."""
+    with quiet_client():
+        push = _prepared(stores, repo, target, results, progress, api)
+        push.staged = _stage(_paths(stores), push.progress)
+        return push.plan()
 
 
-@dataclass(slots=True)
-class Push:
-    """One push, from stores that are staged to a commit that everybody sees.
+def _prepared(
+    stores: Stores,
+    repo: str | None,
+    target: Target | None,
+    results: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    api: HfApi | None,
+) -> Push:
+    """A push whose stores are still to be staged, which takes a while."""
+    remote = RemoteDataset(repo_of(_paths(stores), repo), api)
+    folder = None if results is None else Path(results)
+    return Push(remote, (), target or Target(), folder, progress or Progress())
 
-    Attributes:
-        remote: The repository.
-        staged: The stores; one for each task.
-        target: Where it is to become visible.
-        results: Folder with ``results.json`` and perhaps ``figure.png``, or None.
-        progress: Told how it goes.
+
+def _paths(stores: Stores) -> list[Path]:
+    return [Path(stores)] if isinstance(stores, str | os.PathLike) else [Path(store) for store in stores]
+
+
+def repo_of(stores: Sequence[Path], repo: str | None) -> str:
+    """Where stores go: ``repo``, or the dataset of the default model where all of them are of it.
+
+    Raises:
+        StoreError: If one is no finished store.
+        PublishError: If they are of another model and ``repo`` is None, or there is no store.
     """
-
-    remote: RemoteDataset
-    staged: Sequence[Staged]
-    target: Target = field(default_factory=Target)
-    results: Path | None = None
-    progress: Progress = field(default_factory=Progress)
-
-    def plan(self) -> Plan:
-        """What would be changed, without changing anything."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self._plan(Path(folder))
-
-    def _plan(self, folder: Path) -> Plan:
-        revision = "main" if self.target.create_pr else self.target.revision
-        head = self.remote.head(revision)
-        if head is None and revision != "main":
-            head = self.remote.head("main")
-        return Planner(self.remote, self.staged, self.results, folder).plan(head)
-
-    def run(self) -> Pushed:
-        """Publish. Until the last step nobody sees anything of it, and after it everybody sees all of it.
-
-        Raises:
-            PublishError: If the Hub refuses, or cannot be reached; the same call goes on from there.
-        """
-        self._open()
-        uploaded = 0
-        for wait in tries():
-            with tempfile.TemporaryDirectory() as folder:
-                plan = self._plan(Path(folder))
-                self.progress.planned(plan)
-                if plan.head is None:
-                    msg = (
-                        f"{self.remote.name}: the repository was made and is gone again: run the same command"
-                    )
-                    raise PublishError(msg)
-                self._check_tag(plan)
-                if not plan.changes:
-                    self._finish(plan, plan.head)
-                    return Pushed(self.remote.page, plan.head, uploaded)
-                additions = self._upload(plan)
-                uploaded = max(uploaded, plan.bytes)
-                try:
-                    return self._publish(plan, additions, uploaded)
-                except Stale as stale:
-                    # Someone committed, or the Hub failed and may have committed: look again before more.
-                    if wait is None:
-                        raise self.remote.failed(stale.__cause__ or stale) from stale
-                    pause(wait, stale.__cause__)
-        raise AssertionError
-
-    # -- the repository ------------------------------------------------------------------------------
-
-    def _open(self) -> None:
-        """Make sure that there is a repository that may be written to."""
-        remote, target = self.remote, self.target
-        self.progress.phase("asking the Hub")
-        remote.check_token()
-        private = remote.is_private()
-        if private is None:
-            remote.create(private=target.private)
-        elif target.private and not private:
+    if not stores:
+        msg = "no store was named: expected the folder of one, as in stores/gemma-2-2b/aligned/boolq.zarr"
+        raise PublishError(msg)
+    if repo is not None:
+        return repo
+    for store in stores:
+        model = open_store(store).manifest.model
+        if (model["kind"], model["id"]) != ("hub", DEFAULT_MODEL):
             msg = (
-                f"{remote.name} exists and is public: make it private in its settings, or leave --private out"
+                f"--repo is required: {store} is of {model['id']}, and {DEFAULT_REPO} has {DEFAULT_MODEL} "
+                "alone; name a dataset of your own, OWNER/NAME"
             )
             raise PublishError(msg)
-        if not target.create_pr:
-            remote.call(remote.api.auth_check, remote.name, repo_type="dataset", write=True)
-        if target.revision != "main" and remote.head(target.revision) is None:
-            remote.call(
-                remote.api.create_branch,
-                remote.name,
-                branch=target.revision,
-                repo_type="dataset",
-                exist_ok=True,
-            )
+    return DEFAULT_REPO
 
-    def _check_tag(self, plan: Plan) -> None:
-        """Refuse a tag that names something else, before anything is sent."""
-        tagged = self._tagged()
-        if tagged is not None and (plan.changes or tagged != plan.head):
-            msg = f"{self.remote.name} has a tag {self.target.tag} already, on {tagged[:8]}: choose another"
+
+def _stage(stores: Sequence[Path], progress: Progress) -> list[Staged]:
+    """Verify and export the stores, one after the other."""
+    staged: dict[str, Staged] = {}
+    for folder in stores:
+        progress.phase(f"verifying and exporting {folder}")
+        made = stage(folder)
+        if made.store.task in staged:
+            other = staged[made.store.task].store.name
+            msg = f"{folder} and {other} are both stores of {made.store.task}: name one of them"
             raise PublishError(msg)
-
-    def _tagged(self) -> str | None:
-        """The commit that the target's tag names."""
-        if self.target.tag is None:
-            return None
-        refs = self.remote.call(self.remote.api.list_repo_refs, self.remote.name, repo_type="dataset")
-        return next((ref.target_commit for ref in refs.tags if ref.name == self.target.tag), None)
-
-    # -- the bytes -----------------------------------------------------------------------------------
-
-    def _upload(self, plan: Plan) -> list[CommitOperationAdd]:
-        """Send the content of large files to where the Hub keeps it by SHA-256; no revision names it yet."""
-        from huggingface_hub import CommitOperationAdd
-
-        self.progress.phase("uploading")
-        done, operations = 0, []
-        revision = "main" if self.target.create_pr else self.target.revision
-        for group in _groups(plan):
-            batch = []
-            for path in group:
-                file = plan.wanted[path]
-                operation = CommitOperationAdd(path, file.path)
-                if operation.upload_info.sha256.hex() != file.sha256:
-                    msg = f"{file.path} has changed since it was verified: run the same command again"
-                    raise PublishError(msg)
-                batch.append(operation)
-            self.remote.call(
-                self.remote.api.preupload_lfs_files,
-                self.remote.name,
-                batch,
-                repo_type="dataset",
-                revision=revision,
-                create_pr=self.target.create_pr,
-                free_memory=False,
-            )
-            operations += batch
-            done += sum(plan.wanted[path].size for path in group)
-            self.progress.uploaded(done, plan.bytes)
-        return operations
-
-    def _publish(self, plan: Plan, additions: Sequence[CommitOperationAdd], uploaded: int) -> Pushed:
-        if self.target.create_pr:
-            self.progress.phase("opening a pull request")
-            info = self._commit(plan, additions, None)
-            self._verify(plan, info.oid)
-            return Pushed(str(info.pr_url), info.oid, uploaded)
-        branch = _staging_branch(plan)
-        self.progress.phase("verifying")
-        self._drop(branch)
-        self.remote.call(
-            self.remote.api.create_branch,
-            self.remote.name,
-            branch=branch,
-            revision=plan.head,
-            repo_type="dataset",
-        )
-        self._verify(plan, self._commit(plan, additions, branch).oid)
-        self.progress.phase("publishing")
-        info = self._commit(plan, additions, self.target.revision)
-        self._finish(plan, info.oid)
-        return Pushed(self.remote.page, info.oid, uploaded)
-
-    def _commit(self, plan: Plan, additions: Sequence[CommitOperationAdd], branch: str | None) -> Any:
-        """Commit the whole plan at once; ``branch`` None opens a pull request.
-
-        Raises:
-            Stale: If the branch has moved, or the Hub failed and it is not known whether it committed.
-        """
-        from huggingface_hub import CommitOperationDelete
-
-        # The client marks what it has committed and will not commit it to a second branch.
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [copy.copy(a) for a in additions]
-        operations += [CommitOperationDelete(path) for path in plan.deleted]
-        try:
-            return self.remote.api.create_commit(
-                self.remote.name,
-                operations,
-                commit_message=f"Publish {', '.join(sorted(s.store.task for s in self.staged))}",
-                repo_type="dataset",
-                revision=branch or "main",
-                create_pr=branch is None,
-                parent_commit=plan.head,
-            )
-        except Exception as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            # A pull request is not tried again: a second one would be opened.
-            if branch is not None and (status in OVERTAKEN or is_passing(error)):
-                raise Stale from error
-            raise self.remote.failed(error) from error
-
-    def _verify(self, plan: Plan, commit: str) -> None:
-        """Compare size and SHA-256 of every file that was to be uploaded with what the Hub says it has."""
-        found = self.remote.files(commit)
-        for path, file in plan.wanted.items():
-            there = found.get(path)
-            if there is None or not there.holds(file.path, file.size, file.sha256):
-                has = "nothing" if there is None else f"{there.size} bytes of {there.sha256 or there.git_oid}"
-                msg = (
-                    f"{self.remote.name}: {path} arrived damaged (found {has}, expected {file.size} bytes of "
-                )
-                msg += f"{file.sha256}): nothing was published; run the same command again"
-                raise PublishError(msg)
-
-    def _finish(self, plan: Plan, commit: str) -> None:
-        self._drop(_staging_branch(plan))
-        if self.target.tag is not None and self._tagged() is None:
-            self.remote.call(
-                self.remote.api.create_tag,
-                self.remote.name,
-                tag=self.target.tag,
-                revision=commit,
-                repo_type="dataset",
-                exist_ok=True,
-            )
-
-    def _drop(self, branch: str) -> None:
-        refs = self.remote.call(self.remote.api.list_repo_refs, self.remote.name, repo_type="dataset")
-        if any(ref.name == branch for ref in refs.branches):
-            self.remote.call(
-                self.remote.api.delete_branch, self.remote.name, branch=branch, repo_type="dataset"
-            )
-
-
-def _groups(plan: Plan) -> Iterator[list[str]]:
-    """What is missing, in groups that are sent together."""
-    group: list[str] = []
-    size = 0
-    for path in plan.missing:
-        if group and (len(group) == GROUP_FILES or size + plan.wanted[path].size > GROUP_BYTES):
-            yield group
-            group, size = [], 0
-        group.append(path)
-        size += plan.wanted[path].size
-    if group:
-        yield group
-
-
-def _staging_branch(plan: Plan) -> str:
-    """Named by what is to be published, so that a push that was cut off finds and removes its own."""
-    content = json.dumps({path: file.sha256 for path, file in plan.wanted.items()}, sort_keys=True)
-    return f"wif-store-{git_oid(content.encode())[:12]}"
+        staged[made.store.task] = made
+    return list(staged.values())

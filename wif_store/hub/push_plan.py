@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import PublishError
-from wif_store.storage import LocalStorage
 from wif_store.hub.card import Published, check_card, matching_results, render_card
-from wif_store.hub.staging import LocalFile, store_folder, view_folder
-from wif_store.format.schema import MANIFEST
-from wif_store.store.reader import parse_manifest, store_of
-from wif_store.format.validate import METADATA
+from wif_store.hub.repo import store_folder, tasks_of, view_folder
+from wif_store.hub.staging import LocalFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -79,11 +76,7 @@ class Planner:
             PublishError: If the repository holds something else, or cannot be read.
         """
         there = self.remote.files(head) if head else {}
-        tasks = (
-            [*self._others(head, there), *map(_describe, self.staged)]
-            if head
-            else [*map(_describe, self.staged)]
-        )
+        tasks = [*(self._others(head, there) if head else ()), *map(_describe, self.staged)]
         _check_alike(tasks)
         wanted = {path: file for staged in self.staged for path, file in staged.files.items()}
         folders = tuple(f"{top(s.store.task)}/" for s in self.staged for top in (store_folder, view_folder))
@@ -102,33 +95,22 @@ class Planner:
 
     def _others(self, head: str, there: Mapping[str, RemoteFile]) -> Iterator[Published]:
         """The tasks that the dataset has already, other than those that are pushed."""
-        manifests = [
-            path for path in there if path.startswith("zarr/") and path.endswith(f".zarr/{MANIFEST}")
-        ]
+        tasks = tasks_of(there)
         foreign = sorted(there.keys() - {CARD, ".gitattributes"})
-        if not manifests and foreign:
+        if not tasks and foreign:
             msg = (
                 f"{self.remote.name} holds something else (found {foreign[0]}; expected an empty repository, "
                 "or one that wif-store has filled): choose another --repo"
             )
             raise PublishError(msg)
         pushed = {staged.store.task for staged in self.staged}
-        for path in manifests:
-            task = path.removeprefix("zarr/").removesuffix(f".zarr/{MANIFEST}")
+        for task in tasks:
             if task not in pushed:
-                yield self._read(task, head, there)
-
-    def _read(self, task: str, head: str, there: Mapping[str, RemoteFile]) -> Published:
-        top = store_folder(task)
-        wanted = [f"{top}/{MANIFEST}", f"{top}/{METADATA}"]
-        wanted += [path for path in there if path.startswith((f"{top}/layer/", f"{top}/sequence_layer/"))]
-        for path in wanted:
-            self.remote.fetch(path, head, self.folder)
-        name, here = f"{self.remote.name}/{top}", self.folder / top
-        manifest = parse_manifest((here / MANIFEST).read_bytes(), name)
-        store = store_of(name, manifest, (here / METADATA).read_bytes(), LocalStorage(here))
-        size = sum(file.size for path, file in there.items() if path.startswith(f"{view_folder(task)}/"))
-        return Published(manifest, store.layers, store.sequence_layers, size)
+                _, manifest = self.remote.manifest(task, head, there, self.folder)
+                views = (
+                    file.size for path, file in there.items() if path.startswith(f"{view_folder(task)}/")
+                )
+                yield Published(manifest, sum(views))
 
     def _results(
         self, head: str | None, there: Mapping[str, RemoteFile], tasks: Sequence[Published]
@@ -163,10 +145,9 @@ def local_file(path: Path) -> LocalFile:
 
 
 def _describe(staged: Staged) -> Published:
-    store = staged.store
-    top = f"{view_folder(store.task)}/"
+    top = f"{view_folder(staged.store.task)}/"
     size = sum(file.size for path, file in staged.files.items() if path.startswith(top))
-    return Published(store.manifest, store.layers, store.sequence_layers, size)
+    return Published(staged.store.manifest, size)
 
 
 def _check_alike(tasks: Sequence[Published]) -> None:

@@ -1,33 +1,68 @@
-"""A dataset repository on the Hub: requests that are tried again, and failures in one line."""
+"""A dataset repository on the Hub: what stands where, requests that are made again, failures in one line."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from wif_store.errors import PublishError, one_line
+from wif_store.errors import DamageError, PublishError, one_line
+from wif_store.format.manifest import MANIFEST_BYTES, parse_manifest
+from wif_store.format.schema import MANIFEST
+from wif_store.storage.hub_client import (
+    explained,
+    is_passing,
+    is_transport,
+    retrying,
+    status_of,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from huggingface_hub import HfApi
 
+    from wif_store.format.schema import Manifest
+
 T = TypeVar("T")
 
-WAITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds between tries of a request that failed for no fault of its own."""
-LONGEST_WAIT: Final = 60.0
-PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 OVERTAKEN: Final = frozenset({409, 412})
-"""What a commit meets where somebody else's came first."""
+"""The statuses of a commit where somebody else's came first."""
+TASK_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+"""What the name of a task may be where it is a part of paths."""
 
 
-class Stale(Exception):
-    """Someone else has committed since the head was read: look again."""
+def store_folder(task: str) -> str:
+    """Where a task's store stands in the repository."""
+    return f"zarr/{task}.zarr"
+
+
+def view_folder(task: str) -> str:
+    """Where a task's Parquet files stand in the repository."""
+    return f"data/{task}"
+
+
+def tasks_of(paths: Iterable[str]) -> list[str]:
+    """The tasks whose stores are among the files of a repository, whatever their names are."""
+    ends = f".zarr/{MANIFEST}"
+    names = (path for path in paths if path.startswith("zarr/") and path.endswith(ends))
+    return sorted(name.removeprefix("zarr/").removesuffix(ends) for name in names)
+
+
+def check_task_name(task: str, where: str) -> None:
+    """Refuse a task whose name would lead somewhere else, or could write to a terminal.
+
+    Raises:
+        PublishError: Saying so; ``where`` names what has the task.
+    """
+    if not TASK_NAME.fullmatch(task):
+        msg = f"{where} has a store of a task {task[:60]!a}; expected a name of letters, digits, _ . and -"
+        raise PublishError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +88,20 @@ def git_oid(content: bytes) -> str:
 class RemoteDataset:
     """One dataset repository.
 
-    The client tries uploads and downloads again by itself, but not the small requests that create,
-    list and commit; ``call`` does that.
-
     Attributes:
         name: ``OWNER/NAME``.
         api: The Hub's client.
     """
 
     def __init__(self, name: str, api: HfApi | None = None) -> None:
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, HfFileSystem
 
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            msg = f"{name!r} names no repository: expected OWNER/NAME, as in whyitfailed/gemma2-acts"
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+            msg = f"{name!a} names no repository: expected OWNER/NAME, as in whyitfailed/gemma2-acts"
             raise PublishError(msg)
         self.name, self.api = name, api or HfApi(library_name="wif-store")
+        # The client reads 5 MiB more than it is asked for, unless told otherwise.
+        self._ranges = HfFileSystem(endpoint=self.api.endpoint, token=self.api.token, block_size=1)
         self._reached = False
 
     @property
@@ -81,23 +115,37 @@ class RemoteDataset:
         Raises:
             PublishError: If it fails for good.
         """
-        for wait in tries():
-            try:
-                answer = request(*args, **options)
-                self._reached = True
-                return answer
-            except Exception as raised:
-                # The client's exceptions are many, and its messages long.
-                error = _unwrapped(raised)
-                offline = _is_transport(error) and not self._reached
-                if wait is None or offline or not is_passing(error):
-                    raise self.failed(error) from error
-                pause(wait, error)
-        raise AssertionError
+        try:
+            answer = retrying(lambda: request(*args, **options), reached=self._reached)
+        except Exception as raised:
+            # The client's exceptions are many, and its messages long.
+            raise self.failed(raised) from unwrapped(raised)
+        self._reached = True
+        return answer
 
     def failed(self, error: BaseException) -> PublishError:
         """The error that says in one line what went wrong; never with the token in it."""
-        return PublishError(f"{self.name}: {_reason(error, self)}")
+        from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+
+        status, said = status_of(error), _said(unwrapped(error))
+        if isinstance(error, OfflineModeIsEnabled):
+            reason = "HF_HUB_OFFLINE is set: unset it to reach the Hub"
+        elif status == 403:
+            mend = "name a --repo of your own, or ask its owner for write access"
+            reason = f"the token may not write here{said}: {mend}"
+        elif status in (401, 404, 429) or isinstance(error, RepositoryNotFoundError):
+            return PublishError(explained(error, f"dataset {self.name}"))
+        elif status is not None and (is_passing(error) or status in OVERTAKEN):
+            reason = f"the Hub answered {status}{said}: run the same command later; it goes on"
+        elif status is not None:
+            reason = f"the Hub refuses this with {status}{said}: mend what it names; see {self.page}"
+        elif is_transport(error):
+            reason = (
+                f"no connection to the Hub at {self.api.endpoint}: run the same command when there is one"
+            )
+        else:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+        return PublishError(f"dataset {self.name}: {reason}")
 
     # -- who and what --------------------------------------------------------------------------------
 
@@ -128,7 +176,7 @@ class RemoteDataset:
         try:
             self.call(self.api.create_repo, self.name, repo_type="dataset", private=private)
         except PublishError as error:
-            if _status(error.__cause__) != 409:
+            if status_of(error.__cause__) != 409:
                 raise
             # It may be there by a request of ours whose answer was lost; then it can be seen.
             if self.is_private() is None:
@@ -140,25 +188,32 @@ class RemoteDataset:
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:
-            return str(self.call(self._info, revision).sha)
+            return self.commit(revision)
         except PublishError as error:
             if isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError):
                 return None
             raise
+
+    def commit(self, revision: str) -> str:
+        """The commit that a branch, a tag or a commit's name stands for.
+
+        Raises:
+            PublishError: If there is no such dataset or revision, or it cannot be read.
+        """
+        return str(self.call(self.api.dataset_info, self.name, revision=revision).sha)
 
     def is_private(self) -> bool | None:
         """Whether only some may read it; None where there is no such repository."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            return bool(self.call(self._info, None).private)
+            return bool(self.call(self.api.dataset_info, self.name).private)
         except PublishError as error:
             if isinstance(error.__cause__, RepositoryNotFoundError):
                 return None
             raise
 
-    def _info(self, revision: str | None) -> Any:
-        return self.api.dataset_info(self.name, revision=revision)
+    # -- its files -----------------------------------------------------------------------------------
 
     def files(self, commit: str) -> dict[str, RemoteFile]:
         """Every file of a commit."""
@@ -179,82 +234,65 @@ class RemoteDataset:
         )
         return Path(found)
 
+    def read(self, path: str, commit: str, start: int, stop: int) -> bytes:
+        """A range of a file of a commit, in one request."""
+        name = f"datasets/{self.name}@{commit}/{path}"
+        content: bytes = self.call(self._ranges.cat_file, name, start=start, end=stop)
+        return content
 
-def tries() -> Iterator[float | None]:
-    """For each try, the seconds to wait before the next; None for the last."""
-    yield from WAITS
-    yield None
+    def manifest(
+        self, task: str, commit: str, files: Mapping[str, RemoteFile], folder: Path
+    ) -> tuple[bytes, Manifest]:
+        """Fetch and check the manifest of a task's store.
+
+        Args:
+            task: The task.
+            commit: The commit.
+            files: Every file of it.
+            folder: Where the manifest's file goes.
+
+        Raises:
+            StoreError: If it is no manifest of this format version.
+            DamageError: If it is too large, or that of another task.
+        """
+        path = f"{store_folder(task)}/{MANIFEST}"
+        where = f"{self.name}/{store_folder(task)}"
+        check_task_name(task, self.name)
+        if files[path].size > MANIFEST_BYTES:
+            msg = f"{where}: {MANIFEST} has {files[path].size} bytes; expected at most {MANIFEST_BYTES}: "
+            msg += "it is none that wif-store wrote"
+            raise DamageError(msg)
+        content = self.fetch(path, commit, folder).read_bytes()
+        manifest = parse_manifest(content, where)
+        if manifest.task != task:
+            found = manifest.task
+            msg = f"{where} is a store of {found}; expected one of {task}: ask its owner to push it again"
+            raise DamageError(msg)
+        return content, manifest
 
 
-def pause(seconds: float, error: BaseException | None) -> None:
-    """Wait that long, or as long as the Hub asks for in ``error``."""
-    response = getattr(error, "response", None)
-    asked = "" if response is None else response.headers.get("Retry-After", "")
-    time.sleep(max(seconds, min(float(asked), LONGEST_WAIT) if asked.isdecimal() else 0.0))
+@contextmanager
+def quiet_client() -> Iterator[None]:
+    """Keep the Hub's client from writing to the terminal while the body runs.
 
-
-def is_passing(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
-    status = _status(error)
-    if status is not None:
-        return status in PASSING
-    return _is_transport(error)
-
-
-def _unwrapped(error: Exception) -> Exception:
-    """What an upload failed with: the client raises it as the cause of an error that names the file alone."""
-    cause = error.__cause__
-    return cause if isinstance(error, RuntimeError) and isinstance(cause, Exception) else error
-
-
-def _status(error: BaseException | None) -> int | None:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if isinstance(error, HfHubHTTPError) and error.response is not None:
-        return int(error.response.status_code)
-    return None
-
-
-def _is_transport(error: BaseException) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    if isinstance(error, HfHubHTTPError | OfflineModeIsEnabled):
-        return False
-    return (
-        isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError)
-        # The library the client speaks HTTP with is its own affair.
-        or any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+    It draws a bar for each file and prints a line for each try; the lines hold signed addresses.
+    """
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
     )
 
-
-def _reason(error: BaseException, remote: RemoteDataset) -> str:
-    from huggingface_hub import errors
-
-    status = _status(error)
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set: unset it to reach the Hub"
-    if isinstance(error, errors.GatedRepoError):
-        return f"it is gated: accept its terms at {remote.page}, then run `hf auth login`"
-    if status == 401 and not isinstance(error, errors.RepositoryNotFoundError):
-        return "the Hub does not accept the token: run `hf auth login`, or correct HF_TOKEN"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such dataset, or it is private: check the name, or run `hf auth login`"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"no such branch, tag or commit: see {remote.page}"
-    if status == 403:
-        return (
-            f"the token may not write here{_said(error)}: name a --repo of your own, or ask its owner for "
-            "write access"
-        )
-    if status == 429:
-        return "the Hub's rate limit is reached: wait a few minutes and run the same command; it goes on"
-    if status is not None and not is_passing(error) and status not in OVERTAKEN:
-        return f"the Hub refuses this with {status}{_said(error)}: mend what it names; see {remote.page}"
-    if status is not None:
-        return f"the Hub answered {status}{_said(error)}: run the same command later; it goes on"
-    if _is_transport(error):
-        return f"no connection to the Hub at {remote.api.endpoint}: run the same command when there is one"
-    return f"{type(error).__name__}: {one_line(error)}"
+    bars, verbosity = not are_progress_bars_disabled(), get_verbosity()
+    disable_progress_bars()
+    set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        set_verbosity(verbosity)
+        if bars:
+            enable_progress_bars()
 
 
 def _said(error: BaseException) -> str:

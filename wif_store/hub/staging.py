@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from wif_store.errors import PublishError
+from wif_store.errors import PublishError, one_line
 from wif_store.format.manifest import LEFT_OUT
-from wif_store.storage import describe, write_file
-from wif_store.hub.parquet import VIEW_VERSION, export_view
 from wif_store.format.schema import MANIFEST
+from wif_store.hub.parquet import VIEW_VERSION, export_view
+from wif_store.hub.repo import check_task_name, store_folder, view_folder
+from wif_store.storage import PARTIAL, LocalStorage, describe, write_file
 from wif_store.store.reader import open_store
 from wif_store.store.verify import verify_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from wif_store.store.reader import ActivationStore
@@ -45,41 +43,49 @@ class Staged:
     files: dict[str, LocalFile]
 
 
-def view_folder(task: str) -> str:
-    """Where a task's Parquet files stand in the repository."""
-    return f"data/{task}"
-
-
-def store_folder(task: str) -> str:
-    """Where a task's store stands in the repository."""
-    return f"zarr/{task}.zarr"
-
-
 def stage(folder: Path, on_file: Callable[[int], None] = lambda size: None) -> Staged:
     """Verify a store and write its Parquet view into ``X.zarr.view``, unless it is there already.
 
+    Args:
+        folder: The store.
+        on_file: Called with the uncompressed bytes of the residuals of each file that is written.
+
     Raises:
         StoreError: If it is no finished store, or damaged.
-        PublishError: If it holds only part of what was built, or another push is at it.
+        PublishError: If it holds only part of what was built, another push is at it, or the view cannot be
+            written.
     """
     verify_store(folder)
     store = open_store(folder)
+    check_task_name(store.task, str(folder))
     content = (folder / MANIFEST).read_bytes()
     if LEFT_OUT in json.loads(content):
-        msg = f"{folder} was pulled in part: pull it whole, or build it, to publish it"
+        msg = f"{folder} was pulled in part: pull it with all layers, or build it, to publish it"
         raise PublishError(msg)
-    view = _view(store, folder, hashlib.sha256(content).hexdigest(), on_file)
+    if not store.layers:
+        msg = (
+            f"{folder} has no residuals at the final token; expected some to publish: build it with --layers"
+        )
+        raise PublishError(msg)
+    try:
+        view = _view(store, folder, hashlib.sha256(content).hexdigest(), on_file)
+    except BlockingIOError:
+        msg = f"another push is exporting {folder}: wait for it"
+        raise PublishError(msg) from None
+    except OSError as error:
+        msg = f"{view_path(folder)}, the Parquet view of the store, cannot be written ({one_line(error)}): "
+        msg += "make room, or make the folder around it writable, or push a copy of the store"
+        raise PublishError(msg) from error
     top, data = store_folder(store.task), view_folder(store.task)
     files = {f"{top}/{MANIFEST}": LocalFile(folder / MANIFEST, **describe(folder / MANIFEST))}
-    files |= {
-        f"{top}/{name}": LocalFile(folder / name, **entry) for name, entry in store.manifest.files.items()
-    }
-    place = view_place(folder)
-    files |= {f"{data}/{name}": LocalFile(place / name, **entry) for name, entry in view.items()}
+    for name, entry in store.manifest.files.items():
+        files[f"{top}/{name}"] = LocalFile(folder / name, entry["size"], entry["sha256"])
+    for name, entry in view.items():
+        files[f"{data}/{name}"] = LocalFile(view_path(folder) / name, **entry)
     return Staged(store, dict(sorted(files.items())))
 
 
-def view_place(folder: Path) -> Path:
+def view_path(folder: Path) -> Path:
     """The folder beside a store that its view is written to."""
     return folder.with_name(folder.name + ".view")
 
@@ -87,43 +93,29 @@ def view_place(folder: Path) -> Path:
 def _view(
     store: ActivationStore, folder: Path, manifest: str, on_file: Callable[[int], None]
 ) -> dict[str, dict[str, Any]]:
-    place = view_place(folder)
-    found = _read_view(place, manifest)
+    view = view_path(folder)
+    found = _read_view(view, manifest)
     if found is not None:
         return found
-    partial = place.with_name(place.name + ".partial")
-    with _alone(folder):
+    partial = view.with_name(view.name + PARTIAL)
+    with LocalStorage(view).hold():
         shutil.rmtree(partial, ignore_errors=True)
         files = export_view(store, partial, on_file)
         record = {"version": VIEW_VERSION, "manifest": manifest, "files": files}
         write_file(partial / VIEW_RECORD, json.dumps(record, indent=1).encode())
-        shutil.rmtree(place, ignore_errors=True)
-        partial.rename(place)
+        shutil.rmtree(view, ignore_errors=True)
+        partial.rename(view)
     return files
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a store's folder, so that two pushes do not write one view."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _read_view(view: Path, manifest: str) -> dict[str, dict[str, Any]] | None:
+    """The files of a view that was made from this very store and is still complete."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        msg = f"another push is exporting {folder}: wait for it"
-        raise PublishError(msg) from None
-    finally:
-        os.close(descriptor)
-
-
-def _read_view(place: Path, manifest: str) -> dict[str, dict[str, Any]] | None:
-    """The files of a view that was made from this very store and is still whole."""
-    try:
-        record = json.loads((place / VIEW_RECORD).read_bytes())
+        record = json.loads((view / VIEW_RECORD).read_bytes())
         files: dict[str, dict[str, Any]] = record["files"]
         if (record["version"], record["manifest"]) != (VIEW_VERSION, manifest):
             return None
-        same = all(describe(place / name) == entry for name, entry in files.items())
+        same = all(describe(view / name) == entry for name, entry in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return files if same else None

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wif_store.errors import DamageError, StoreError, one_line
 from wif_store.format.chunks import index_bytes
 from wif_store.format.manifest import MANIFEST_BYTES, parse_manifest
 from wif_store.format.metadata import data_files, layouts_of, metadata_files
 from wif_store.format.schema import ARRAYS, COORDINATES, MANIFEST, METADATA
+from wif_store.format.table import MOST_COMPRESSED, SLACK
 from wif_store.storage import PARTIAL
 
 if TYPE_CHECKING:
     from wif_store.format.schema import Manifest
     from wif_store.storage import Storage
-
-SLACK: Final = 64 * 2**20
-MOST_COMPRESSED: Final = 100
-"""An array may hold this many times the bytes of its files, and ``SLACK`` besides."""
 
 
 def read_file(storage: Storage, name: str, most: int) -> bytes:

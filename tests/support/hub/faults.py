@@ -87,6 +87,7 @@ class Fault:
     times: int | None = 1  # how many requests are failed; None: all
     skip: int = 0  # how many matching requests pass first
     status: int | None = None  # answer this instead
+    message: str = "Told to fail"  # ... in these words
     retry_after: int | None = None  # ... with this many seconds in Retry-After
     headers: Mapping[str, str] = field(default_factory=dict)  # extra or replaced headers of the answer
     delay: float = 0.0  # seconds before the answer

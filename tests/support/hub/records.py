@@ -58,7 +58,7 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
-    """An immutable revision: its whole list of files, and where it came from."""
+    """An immutable revision: its list of files, and where it came from."""
 
     parent: str | None
     title: str
@@ -84,7 +84,7 @@ class Pull:
 
 @dataclass(frozen=True)
 class State:
-    """What ``repo.json`` holds. A change makes a new one, written whole."""
+    """What ``repo.json`` holds. A change makes a new one, written in one piece."""
 
     private: bool
     gated: str | None

@@ -1,4 +1,4 @@
-"""Repositories as folders on disk: content-addressed blobs, immutable commits, refs swapped whole.
+"""Repositories as folders on disk: content-addressed blobs, immutable commits, refs swapped in one step.
 
 A repo's folder holds ``blobs/<sha256>``, ``commits/<sha>.json`` (the full list of files of one revision)
 and ``repo.json`` (settings and refs). A commit is written first and its ref moved after, in one rename,

@@ -102,7 +102,7 @@ class Hub:
         }
 
     def environ(self, token: str | None = "", **more: str) -> dict[str, str]:
-        """The whole environment for a client's process: this one's without its ``HF_*``, plus ``env``.
+        """The environment for a client's process: this one's without its ``HF_*``, plus ``env``.
 
         Args:
             token: The token to be logged in with; None for nobody's, "" for the one that writes.

@@ -103,7 +103,7 @@ def lfs_put(hub: Hub, request: Request, repo: Repo, sha256: str) -> Response:
     need="ticket",
 )
 def lfs_complete(hub: Hub, request: Request, repo: Repo, sha256: str) -> Response:
-    """All parts are there: put them together and check the whole."""
+    """All parts are there: put them together and check the file."""
     ticket = hub.redeem(request, sha256)
     named = [int(part["partNumber"]) for part in request.json().get("parts", [])]
     if named != sorted(ticket.parts):
@@ -231,6 +231,6 @@ def resolve(hub: Hub, request: Request, repo: Repo, rev: str, path: str) -> Resp
 
 @route("GET", f"{CDN}/(?P<sha256>[0-9a-f]{{64}})/(?P<path>.+)", need="ticket")
 def cdn_get(hub: Hub, request: Request, repo: Repo, sha256: str, path: str) -> Response:
-    """The content of a large file, whole or a range."""
+    """The content of a large file, all of it or a range."""
     hub.redeem(request, sha256)
     return serve_file(request, repo.blob(sha256), {"ETag": f'"{sha256}"'})

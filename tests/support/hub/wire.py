@@ -61,7 +61,7 @@ class Request:
         return self.entry.method
 
     def read(self) -> bytes:
-        """The whole body."""
+        """The body."""
         return b"".join(self.body)
 
     def json(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Response:
 
 
 def serve_file(request: Request, path: Path, headers: dict[str, str]) -> Response:
-    """A file, whole or by the one range that was asked for."""
+    """A file, all of it or by the one range that was asked for."""
     size = path.stat().st_size
     headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", **headers}
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("Range", ""))
@@ -133,7 +133,9 @@ def serve_file(request: Request, path: Path, headers: dict[str, str]) -> Respons
 
 def error_response(error: HubError) -> Response:
     """A refusal as the Hub words it."""
-    headers = {"X-Error-Message": error.message, **error.headers}
+    headers = dict(error.headers)
+    if error.message.isprintable():
+        headers["X-Error-Message"] = error.message
     if error.code:
         headers["X-Error-Code"] = error.code
     return Response.json({"error": error.message}, error.status, headers)
@@ -244,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(fault.delay)
         try:
             if fault.status is not None:
-                raise HubError(fault.status, "Told to fail")
+                raise HubError(fault.status, fault.message)
             return self.server.handle(request)
         except HubError as error:
             return error_response(error)
