@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wif_store.format.zstd import zstd_version
+zstd_version = ""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

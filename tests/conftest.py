@@ -37,23 +37,21 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of made-up residuals; tests must not change it."""
+    from tests.support.builds import settings, source_of
     from tests.support.fake_engine import fake_engine
-    from tests.builder.test_pipeline import TASK, settings
-    from wif_store.builder.pipeline import build
-    from wif_store.tasks.rows import load_source
+    from wif_store.builder.pipeline import build_store
 
-    folder = tmp_path_factory.mktemp("whole")
-    source = load_source(TASK, str(tiny.write_rows(folder / "rows.jsonl", tiny.rows(60))))
-    build(settings(), source, fake_engine(), folder / "s.zarr")
+    folder = tmp_path_factory.mktemp("finished")
+    build_store(settings(), source_of(folder), fake_engine(), folder / "s.zarr")
     return folder / "s.zarr"
 
 
 @pytest.fixture
-def store(whole: Path, tmp_path: Path) -> Path:
+def store_copy(finished_store: Path, tmp_path: Path) -> Path:
     """A copy of it, for a test to damage."""
-    shutil.copytree(whole, tmp_path / "s.zarr")
+    shutil.copytree(finished_store, tmp_path / "s.zarr")
     return tmp_path / "s.zarr"
 
 

@@ -26,10 +26,9 @@ PIN = re.compile(r"[a-z0-9][a-z0-9._-]*==[^\s;]+(?: ;[^\\]+)?( \\\n    --hash=sh
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Return the files of the repository that git tracks and the working tree holds."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    """Return the files of the repository that the working tree holds, committed or about to be."""
+    call = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    listing = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -96,6 +95,15 @@ def test_a_machine_path_would_be_seen(folder: str) -> None:
 
 def test_a_registry_host_would_be_seen() -> None:
     assert REGISTRY.search("https://files." + "pythonhosted" + ".org/packages")
+
+
+def test_modules_are_short_and_stand_in_rooms() -> None:
+    modules = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in tracked("wif_store/*.py")}
+    assert len(modules) > 50
+    assert {path.name: lines for path, lines in modules.items() if lines >= 400} == {}
+    assert [path.name for path in modules if path.name == "utils.py"] == []
+    top = {path.name for path in modules if path.parent.name == "wif_store"}
+    assert top == {"__init__.py", "api.py", "errors.py", "records.py"}
 
 
 @pytest.mark.parametrize("name", ["lock.txt", "data.txt", "audit.txt"])

@@ -1,153 +1,261 @@
-"""The build: what it keeps, what it writes, and that stopping it changes nothing."""
+"""The build: what it writes, what it says, and what it refuses."""
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray
-import zarr
 
 from tests.support import tiny
-from tests.support.fake_engine import fake_engine
-from wif_store.builder.pipeline import Settings, build
-from wif_store.errors import BuildError, DamageError, SelectionError, SourceError, StoreError
-from wif_store.storage import LocalStorage
+from tests.support.builds import (
+    PROTOCOL,
+    TASK,
+    contents,
+    ids_of,
+    nothing_partial,
+    requests_of,
+    settings,
+    small_shards,
+    source_of,
+)
+from tests.support.fake_engine import FakeExtract, fake_engine
+from wif_store.builder.journal import Journal
+from wif_store.builder.pipeline import Progress, build_store
+from wif_store.builder.plan import is_finished
+from wif_store.errors import BuildError, SelectionError, StoreError
+from wif_store.format.schema import SPLITS
 from wif_store.records import widen
-from wif_store.format.schema import ARRAYS
-from wif_store.tasks.rows import load_source
+from wif_store.storage import LocalStorage
 from wif_store.store.reader import open_store
-from wif_store.tasks import get_task
 from wif_store.store.verify import verify_store
-
-TASK = get_task("winogrande")
-
-
-def settings(**changes):
-    return replace(Settings(TASK, TASK.protocol("aligned"), per_class=None), **changes)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    return load_source(TASK, str(tiny.write_rows(path, tiny.rows(60))))
-
-
-def contents(store: Path) -> dict[str, str]:
-    files = (p for p in store.rglob("*") if p.is_file())
-    return {p.relative_to(store).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+from wif_store.tasks.rows import load_source
 
 
 def test_what_is_written_is_what_was_extracted(source, tmp_path):
     engine = fake_engine()
-    build(settings(), source, engine, tmp_path / "s.zarr")
+    build_store(settings(), source, engine, tmp_path / "s.zarr")
     store = open_store(tmp_path / "s.zarr")
     assert verify_store(tmp_path / "s.zarr").examples == len(store)
-    by_id = {c.id: TASK.request(c, TASK.protocol("aligned")) for c in source.candidates}
-    for split in ("train", "validation", "test"):
+    requests = requests_of(source)
+    by_id = {c.id: c for c in source.candidates}
+    for split in SPLITS:
         examples = store.examples(split)
+        assert len(examples) >= 4
         sequences = [list(store.iter_sequences(layer, split)) for layer in store.sequence_layers]
-        flat, offsets = store.read_sequences(1, split)
-        np.testing.assert_array_equal(np.concatenate(sequences[1]), flat)
-        assert offsets[0] == 0
-        assert offsets[-1] == len(flat)
+        final = [store.read_final_token(layer, split) for layer in store.layers]
         for i, example in enumerate(examples):
-            record = engine.extract.record(by_id[example.id])
+            candidate, record = by_id[example.id], engine.extract.record(requests[example.id])
             assert example.split == split
-            np.testing.assert_array_equal(example.token_ids, record.token_ids)
-            assert example.choice_logprobs == tuple(record.logprobs)
+            assert (example.task, example.group) == (TASK.name, candidate.group)
+            assert example.source_row == candidate.source_row
             assert example.prompt == record.prompt
-            for layer in store.layers:
-                stored, success = store.read_final_token(layer, split)
-                np.testing.assert_array_equal(stored[i], widen(record.final_token)[layer])
-                assert success[i] == example.success == (example.prediction == example.gold)
+            assert (example.tokens, example.final_token_position) == (record.cost, record.cost - 1)
+            np.testing.assert_array_equal(example.token_ids, record.token_ids)
+            assert example.choice.choices == candidate.choices
+            assert (example.choice.gold, example.choice.prediction) == (candidate.gold, record.prediction)
+            assert example.choice.choice_logprobs == tuple(record.logprobs)
+            assert example.choice.choice_tokens == tuple(record.choice_tokens)
+            assert example.success == (record.prediction == candidate.gold)
+            for layer, (values, success) in zip(store.layers, final, strict=True):
+                np.testing.assert_array_equal(values[i], widen(record.final_token)[layer])
+                assert success[i] == example.success
             for n, layer in enumerate(store.sequence_layers):
                 np.testing.assert_array_equal(sequences[n][i], widen(record.sequence)[layer])
 
 
-def test_zarr_and_xarray_read_it_without_us(source, tmp_path):
-    out = tmp_path / "s.zarr"
-    build(settings(), source, fake_engine(), out)
-    group = zarr.open_group(out, mode="r")
-    assert set(dict(group.arrays())) == set(ARRAYS)
-    opened = xarray.open_zarr(out)
-    assert opened["final_token"].dims == ("layer", "example", "d_model")
-    assert opened["sequence"].dims == ("sequence_layer", "token", "d_model")
-    assert opened["layer"].values.tolist() == [0, 1, 2]
-    assert all(opened[name].attrs["description"] for name in opened.variables)
-    np.testing.assert_array_equal(opened["final_token"].sel(layer=1), open_store(out).read_final_token(1)[0])
-
-
-def test_balanced_and_stratified(source, tmp_path):
-    build(settings(per_class=12), source, fake_engine(), tmp_path / "s.zarr")
-    store = open_store(tmp_path / "s.zarr")
-    sizes = {split: (n["examples"], n["successes"]) for split, n in store.manifest.splits.items()}
-    assert sizes == {"train": (12, 6), "validation": (6, 3), "test": (6, 3)}
-    assert store.manifest.selection["k"] == 12
-
-
-def test_the_first_k_of_each_class_in_visit_order_are_kept_whatever_the_block(source, tmp_path):
-    kept = []
-    for block in (1, 7, 64):
-        out = tmp_path / f"{block}.zarr"
-        build(settings(per_class=10), source, fake_engine(block=block), out)
-        store = open_store(out)
-        selection = {k: v for k, v in store.manifest.selection.items() if k != "block"}
-        kept.append(([(e.id, e.split, e.success) for e in store.examples()], selection))
-    assert kept[0] == kept[1] == kept[2]
-
-
-def test_a_larger_k_keeps_what_a_smaller_one_keeps(source, tmp_path):
-    ids = []
-    for k in (5, 15):
-        build(settings(per_class=k), source, fake_engine(), tmp_path / f"{k}.zarr")
-        ids.append({(e.id, e.split) for e in open_store(tmp_path / f"{k}.zarr").examples()})
-    assert ids[0] < ids[1]
-
-
-def test_k_that_cannot_be_reached(source, tmp_path):
-    with pytest.raises(
-        SelectionError, match=r"expected 500 of each; --per-class \d+ or --per-class max would"
-    ):
-        build(settings(per_class=500), source, fake_engine(), tmp_path / "s.zarr")
-    assert not (tmp_path / "s.zarr").exists()
-    # What was scanned is kept: a k within reach costs nothing more. It is another plan, so another folder.
-    assert (tmp_path / "s.zarr.partial").is_dir()
-
-
-def test_a_failure_between_blocks_is_resumed_without_repeating_any(source, tmp_path):
-    whole, out = tmp_path / "whole.zarr", tmp_path / "s.zarr"
-    build(settings(), source, fake_engine(), whole)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_other_types_than_bfloat16_are_kept_to_the_bit(dtype, source, tmp_path):
     engine = fake_engine()
-    extract, runs = engine.extract, []
 
-    def fails_in_the_third(requests):
-        runs.append(requests[0].id)
-        if len(runs) == 3:
-            raise KeyboardInterrupt
-        return extract(requests)
+    def extract(requests):
+        return [
+            replace(
+                record,
+                final_token=(widen(record.final_token) / 3).astype(dtype),
+                sequence=(widen(record.sequence) / 3).astype(dtype),
+            )
+            for record in engine.extract(requests)
+        ]
 
-    with pytest.raises(KeyboardInterrupt):
-        build(settings(), source, replace(engine, extract=fails_in_the_third), out)
-    with pytest.raises(StoreError, match="unfinished"):
-        open_store(out)
-    report = build(settings(), source, engine, out)
-    assert report.resumed_blocks == 2
-    assert runs[2] == engine.extract.calls[2][0]
-    assert contents(out) == contents(whole)
-    assert not (tmp_path / "s.zarr.partial").exists()
+    given = replace(engine, extract=extract, model={**engine.model, "dtype": dtype})
+    build_store(settings(), source, given, tmp_path / "s.zarr")
+    store = open_store(tmp_path / "s.zarr")
+    [record] = extract([requests_of(source)[store.column("id", "test")[2]]])
+    final, sequence = store.read_example("test", 2)
+    np.testing.assert_array_equal(final, record.final_token.astype(np.float32))
+    np.testing.assert_array_equal(sequence, record.sequence.astype(np.float32))
+    verify_store(tmp_path / "s.zarr")
+
+
+def test_a_store_without_sequences(source, tmp_path):
+    build_store(settings(), source, fake_engine(sequence_layers=0), tmp_path / "s.zarr")
+    assert not list((tmp_path / "s.zarr").rglob("sequence"))
+    store = open_store(tmp_path / "s.zarr")
+    final, sequences = store.read_example("train", 0)
+    assert (final.shape, sequences.shape[0]) == ((3, 16), 0)
+    assert len(store.offsets("train")) == store.count("train") + 1
+    verify_store(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("task", ["boolq", "piqa", "social_i_qa"])
+def test_every_task_is_built(task, tmp_path):
+    from tests.support.stores import make_store
+
+    out = make_store(tmp_path / "s.zarr", task, per_class=8)
+    assert verify_store(out).examples == 16
+    assert {e.task for e in open_store(out).examples()} == {task}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["gemma2", "llama"])
+def test_a_smaller_store_of_a_real_model_is_the_prefix_value_by_value(
+    architecture, dtype, tiny_models, tmp_path, monkeypatch
+):
+    """A block has the same candidates whatever k is, so that even what batches decide is the same."""
+    from wif_store.builder import scan
+    from wif_store.extract.engine import open_engine
+
+    monkeypatch.setattr(scan, "LEAST_BLOCK", 16)
+    engine = open_engine(str(tiny_models(architecture)), PROTOCOL, sequence_layers="1,3", dtype=dtype)
+    source = source_of(tmp_path, 160)
+    stores = []
+    for k in (8, 20):
+        build_store(settings(per_class=k), source, engine, tmp_path / f"{k}.zarr")
+        stores.append(open_store(tmp_path / f"{k}.zarr"))
+    assert_prefix(*stores)
+
+
+def test_k_of_64_is_the_prefix_of_128(tmp_path):
+    source = source_of(tmp_path, 700)
+    for k in (64, 128):
+        build_store(settings(per_class=k), source, fake_engine(), tmp_path / f"{k}.zarr")
+    assert_prefix(open_store(tmp_path / "64.zarr"), open_store(tmp_path / "128.zarr"))
+
+
+def assert_prefix(small, large):
+    """In each split the rows of one store are the first of the other, in every value."""
+    for split in SPLITS:
+        count, tokens = small.count(split), small.manifest.splits[split]["tokens"]
+        assert count < large.count(split)
+        assert small.table(split).equals(large.table(split).slice(0, count))
+        np.testing.assert_array_equal(small.offsets(split), large.offsets(split)[: count + 1])
+        np.testing.assert_array_equal(small.token_ids(split), large.token_ids(split)[:tokens])
+        for layer in small.layers:
+            here, there = (store.read_final_token(layer, split)[0] for store in (small, large))
+            np.testing.assert_array_equal(here, there[:count])
+        for layer in small.sequence_layers:
+            here, there = (store.read_sequences(layer, split)[0] for store in (small, large))
+            np.testing.assert_array_equal(here, there[:tokens])
+
+
+class Seen(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self, folder):
+        self.folder, self.written, self.phases = folder, [], []
+        self.at_scan = []
+
+    def scanned(self, parts, tokens):
+        shards = len(list(self.folder.rglob("store/*/*/c/*/*/*")))
+        blocks = {p.name for p in self.folder.rglob("*.residuals")}
+        self.at_scan.append((sum(part.tally.seen for part in parts.values()), tokens, shards, blocks))
+
+    def writing(self, done, total):
+        self.written.append((done, total))
+
+    def phase(self, name):
+        self.phases.append(name)
+
+
+def test_shards_are_written_and_the_journal_shrinks_while_the_scan_goes_on(tmp_path, monkeypatch):
+    small_shards(monkeypatch)
+    source, seen = source_of(tmp_path, 300), Seen(tmp_path / "s.zarr.partial")
+    report = build_store(settings(per_class=40), source, fake_engine(), tmp_path / "s.zarr", seen)
+    counts, tokens, shards, blocks = zip(*seen.at_scan, strict=True)
+    assert list(counts) == sorted(counts)
+    assert list(tokens) == sorted(tokens)
+    assert tokens[-1] == report.tokens
+    # Long before the end.
+    half = len(shards) // 2
+    assert shards[half] > 3
+    assert shards[-1] > 2 * shards[half] / 3
+    appeared = set().union(*blocks)
+    assert len(blocks[-1]) < len(appeared) / 2
+    assert report.durable_share > 0.5
+    done, totals = zip(*seen.written, strict=True)
+    assert list(done) == sorted(done)
+    assert set(totals) == {done[-1]}
+    assert done[0] / done[-1] == report.durable_share
+    verify_store(tmp_path / "s.zarr")
+
+
+def test_peak_of_the_disk_is_less_than_two_stores(tmp_path, monkeypatch):
+    """The journal holds raw values of what is not in shards yet; a store all of them."""
+    small_shards(monkeypatch)
+    source, sizes = source_of(tmp_path, 400), []
+
+    class Measuring(Progress):
+        def scanned(self, parts, tokens):
+            sizes.append(sum(p.stat().st_size for p in (tmp_path / "s.zarr.partial").rglob("*.residuals")))
+
+    build_store(settings(per_class=60), source, fake_engine(d_model=64), tmp_path / "s.zarr", Measuring())
+    raw = sum(
+        p.stat().st_size for p in (tmp_path / "s.zarr").rglob("*") if {"sequence", "final_token"} & {*p.parts}
+    )
+    assert max(sizes) < 0.7 * raw
+
+
+def test_the_report_and_the_manifest_say_the_same(source, tmp_path):
+    report = build_store(settings(seed=3), source, fake_engine(), tmp_path / "s.zarr")
+    manifest = open_store(tmp_path / "s.zarr").manifest
+    assert report.selection == manifest.selection
+    assert report.audit == manifest.audit
+    assert manifest.outcome == "choice"
+    assert manifest.selection["seed"] == 3
+    assert manifest.selection["per_class"] == "max"
+    assert manifest.selection["rows"] == 60
+    assert manifest.sites == {"final_token": "the last token of what is read"}
+    assert manifest.layers == {"final_token": [0, 1, 2], "sequence": [0, 1]}
+    assert 0 <= report.durable_share <= 1
+
+
+def test_the_mass_of_the_scored_answers_is_reported(source, tmp_path):
+    engine = fake_engine()
+
+    def extract(requests):
+        return [replace(r, answer_mass=0.25 if i % 2 else math.nan) for i, r in enumerate(engine.extract(requests))]
+
+    build_store(settings(), source, replace(engine, extract=extract), tmp_path / "s.zarr")
+    assert open_store(tmp_path / "s.zarr").manifest.selection["answer_mass"] == 0.25
+    build_store(settings(), source, engine, tmp_path / "t.zarr")
+    assert open_store(tmp_path / "t.zarr").manifest.selection["answer_mass"] is None
+
+
+class Short(FakeExtract):
+    """A model whose context is short."""
+
+    def too_long(self, requests):
+        return [len(request.pairs[0][0]) > 100 for request in requests]
+
+
+def test_rows_beyond_the_context_are_left_out_and_counted(source, tmp_path):
+    engine = replace(fake_engine(), extract=Short(3, 2, 16))
+    lengths = {c.id: len(TASK.request(c, PROTOCOL).pairs[0][0]) for c in source.candidates}
+    beyond = {id for id, length in lengths.items() if length > 100}
+    assert 0 < len(beyond) < 30
+    build_store(settings(skip_too_long=True), source, engine, tmp_path / "s.zarr")
+    store = open_store(tmp_path / "s.zarr")
+    assert store.manifest.selection["too_long"] == len(beyond)
+    assert not beyond & set(store.column("id"))
+    build_store(settings(), source, engine, tmp_path / "t.zarr")
+    assert open_store(tmp_path / "t.zarr").manifest.selection["too_long"] == 0
+    assert beyond & set(open_store(tmp_path / "t.zarr").column("id"))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -162,177 +270,212 @@ def test_the_collector_leaves_alone_what_was_there_before(fails, source, tmp_pat
 
     before = gc.get_freeze_count()
     with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
-        build(settings(), source, replace(engine, extract=extract), tmp_path / "s.zarr")
+        build_store(settings(), source, replace(engine, extract=extract), tmp_path / "s.zarr")
     assert min(spared) > before + 10_000
     assert gc.get_freeze_count() == 0
 
 
 def test_the_run_log_stands_beside_the_store(source, tmp_path):
-    build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
     entry = json.loads((tmp_path / "s.zarr.log.jsonl").read_text())
-    assert {"finished", "host", "scan_seconds"} <= entry.keys()
+    assert {"finished", "host", "scan_seconds", "durable_share"} <= entry.keys()
     manifest = (tmp_path / "s.zarr" / "manifest.json").read_text()
     assert entry["host"] not in manifest
     assert "seconds" not in manifest
 
 
+def test_a_second_run_adds_a_line_to_the_log(source, tmp_path):
+    for _ in range(2):
+        build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
+        (tmp_path / "s.zarr").rename(tmp_path / "before.zarr")
+        for path in sorted((tmp_path / "before.zarr").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (tmp_path / "before.zarr").rmdir()
+    assert len((tmp_path / "s.zarr.log.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_same_build_again_does_nothing(source, tmp_path):
-    build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
     before = contents(tmp_path / "s.zarr")
     engine = fake_engine()
-    assert build(settings(), source, engine, tmp_path / "s.zarr").already_built
+    assert build_store(settings(), source, engine, tmp_path / "s.zarr").already_built
     assert engine.extract.calls == []
     assert contents(tmp_path / "s.zarr") == before
+    assert nothing_partial(tmp_path) == []
+
+
+def test_two_builds_have_the_same_bytes(source, tmp_path):
+    for name in ("s.zarr", "t.zarr"):
+        build_store(settings(), source, fake_engine(), tmp_path / name)
+    assert contents(tmp_path / "s.zarr") == contents(tmp_path / "t.zarr")
+
+
+def finished(out, source, **changes):
+    model = {name: fake_engine().model[name] for name in ("id", "kind", "revision", "dtype")}
+    given = {"model": model, "batching": {"examples": 1}, "layers": "all", "sequence_layers": "0,1"}
+    chosen = {name: changes.pop(name) for name in list(changes) if name not in given}
+    return is_finished(LocalStorage(out), settings(**chosen), source, **{**given, **changes})
+
+
+def test_a_finished_build_is_known_without_its_model(source, tmp_path):
+    out = tmp_path / "s.zarr"
+    assert not finished(out, source)
+    build_store(settings(), source, fake_engine(), out)
+    assert finished(out, source)
+    assert finished(out, source, layers="0-2", sequence_layers="0-1", batching={})
+    for other in (
+        {"seed": 1},
+        {"per_class": 4},
+        {"splits": "published"},
+        {"skip_too_long": True},
+        {"protocol": TASK.protocol("mcq")},
+        {"layers": "0"},
+        {"layers": "7"},
+        {"sequence_layers": "none"},
+        {"batching": {"examples": 2}},
+        {"model": {"id": "made/up", "revision": "1"}},
+    ):
+        assert not finished(out, source, **other), other
+    assert not finished(out, source_of(tmp_path, 61))
+    (out / "train" / "success" / "c" / "0").unlink()
+    assert not finished(out, source)
 
 
 def test_another_build_does_not_overwrite(source, tmp_path):
-    build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
     before = contents(tmp_path / "s.zarr")
-    with pytest.raises(BuildError, match=r"another selection\.seed \(found 0, expected 1\)"):
-        build(settings(seed=1), source, fake_engine(), tmp_path / "s.zarr")
+    with pytest.raises(BuildError, match=r"finished store with another selection\.seed \(found 0, expected 1\)"):
+        build_store(settings(seed=1), source, fake_engine(), tmp_path / "s.zarr")
     assert contents(tmp_path / "s.zarr") == before
 
 
 def test_an_unfinished_build_with_other_settings_is_left_alone(source, tmp_path):
     with pytest.raises(SelectionError):
-        build(settings(per_class=500), source, fake_engine(), tmp_path / "s.zarr")
-    with pytest.raises(BuildError, match="unfinished build with another selection"):
-        build(settings(per_class=5), source, fake_engine(), tmp_path / "s.zarr")
+        build_store(settings(per_class=500), source, fake_engine(), tmp_path / "s.zarr")
+    before = contents(tmp_path / "s.zarr.partial")
+    with pytest.raises(
+        BuildError, match=r"unfinished build with another selection\.per_class \(found 500, expected 5\)"
+    ):
+        build_store(settings(per_class=5), source, fake_engine(), tmp_path / "s.zarr")
+    assert contents(tmp_path / "s.zarr.partial") == before
 
 
-def test_a_folder_that_holds_something_else(source, tmp_path):
+def test_an_unfinished_store_says_how_far_it_is_and_how_to_go_on(source, tmp_path):
+    out = tmp_path / "s.zarr"
+    engine = fake_engine()
+
+    def fails_in_the_third(requests):
+        if len(engine.extract.calls) == 2:
+            raise KeyboardInterrupt
+        return engine.extract(requests)
+
+    journal = Journal(out)
+    assert not journal.begun()
+    assert journal.recorded_threads() is None
+    stopped = replace(engine, extract=fails_in_the_third, model={**engine.model, "threads": 7})
+    with pytest.raises(KeyboardInterrupt):
+        build_store(settings(), source, stopped, out, command="wif-store build --task winogrande")
+    assert journal.begun()
+    assert journal.recorded_threads() == 7
+    scored = sum(map(len, engine.extract.calls))
+    assert journal.describe() == (
+        f"{out} is unfinished: winogrande with made/up, {scored} of 60 rows scored, "
+        f"{len(journal.shards())} shards written; to go on: wif-store build --task winogrande"
+    )
+    with pytest.raises(StoreError, match="is unfinished: run the build command that began it again"):
+        open_store(out)
+
+
+@pytest.mark.parametrize("precious", ["thesis.txt", "manifest.json"])
+def test_a_folder_that_holds_something_else(precious, source, tmp_path):
     (tmp_path / "s.zarr").mkdir()
-    (tmp_path / "s.zarr" / "thesis.txt").write_text("precious")
-    with pytest.raises(BuildError, match="exists and is not a whole store"):
-        build(settings(), source, fake_engine(), tmp_path / "s.zarr")
-    assert (tmp_path / "s.zarr" / "thesis.txt").read_text() == "precious"
+    (tmp_path / "s.zarr" / precious).write_text("precious")
+    with pytest.raises(BuildError, match="exists and is not a finished store .*choose another --out, or del"):
+        build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    assert (tmp_path / "s.zarr" / precious).read_text() == "precious"
 
 
 def test_two_builds_on_one_folder(source, tmp_path):
     engine = fake_engine()
 
     def second(requests):
-        with pytest.raises(BuildError, match="another build is writing"):
-            build(settings(), source, fake_engine(), tmp_path / "s.zarr")
+        with pytest.raises(BuildError, match=r"another build is writing .*s\.zarr\.partial: wait for it"):
+            build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
         return engine.extract(requests)
 
-    build(settings(), source, replace(engine, extract=second), tmp_path / "s.zarr")
+    build_store(settings(), source, replace(engine, extract=second), tmp_path / "s.zarr")
     assert verify_store(tmp_path / "s.zarr").examples
 
 
-def test_published_splits(tmp_path):
-    splits = ["train", "test", "validation"]
-    rows = [{**row, "paper_split": splits[i % 3]} for i, row in enumerate(tiny.rows(60))]
-    source = load_source(TASK, str(tiny.write_rows(tmp_path / "rows.jsonl", rows)))
-    build(settings(splits="published"), source, fake_engine(), tmp_path / "s.zarr")
-    for example in open_store(tmp_path / "s.zarr").examples():
-        assert example.split == splits[example.source_row % 3]
-    bare = load_source(TASK, str(tiny.write_rows(tmp_path / "bare.jsonl", tiny.rows(60))))
-    with pytest.raises(SourceError, match="carries the split None"):
-        build(settings(splits="published"), bare, fake_engine(), tmp_path / "t.zarr")
-
-
-@pytest.mark.parametrize("victim", ["final_token/c/1/0/0", "sequence/c/0/0/0", "success/c/0", "zarr.json"])
-@pytest.mark.parametrize("how", ["missing", "empty", "flipped"])
-def test_damage_never_reads_as_numbers(source, tmp_path, victim, how):
+def test_a_build_that_waited_does_not_begin_anew(source, tmp_path, monkeypatch):
+    """Another process finishes between the look at the folder and the lock."""
     out = tmp_path / "s.zarr"
-    build(settings(), source, fake_engine(), out)
-    path = out / victim
-    content = bytearray(path.read_bytes())
-    if how == "missing":
-        path.unlink()
-    elif how == "empty":
-        path.write_bytes(b"")
-    else:
-        content[len(content) // 2] ^= 1
-        path.write_bytes(bytes(content))
-    with pytest.raises(StoreError):
-        verify_store(out)
-    if victim != "zarr.json":  # one flipped bit of JSON may still be JSON: that is verify's to find
-        with pytest.raises(DamageError):
-            store = open_store(out)
-            for layer in store.layers:
-                store.read_final_token(layer)
-            for layer in store.sequence_layers:
-                store.read_sequences(layer)
-            store.examples()
+    opened = Journal.open
 
+    def finished_first(self, plan, command=""):
+        monkeypatch.setattr(Journal, "open", opened)
+        build_store(settings(), source, fake_engine(), out)
+        opened(self, plan, command)
 
-def test_another_format_version(source, tmp_path):
-    out = tmp_path / "s.zarr"
-    build(settings(), source, fake_engine(), out)
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
-    with pytest.raises(
-        StoreError, match=r"manifest.json has format version 99; this wif-store reads version 1"
-    ):
-        open_store(out)
+    monkeypatch.setattr(Journal, "open", finished_first)
+    engine = fake_engine()
+    with pytest.raises(BuildError, match="another build has just finished .*run the same command again"):
+        build_store(settings(), source, engine, out)
+    assert engine.extract.calls == []
+    verify_store(out)
 
 
 def test_a_full_disk_is_said_and_resumed(source, tmp_path, monkeypatch):
     """The journal's own writes meet a full file system: /dev/full is one."""
+    small_shards(monkeypatch)
     out = tmp_path / "s.zarr"
-    whole = tmp_path / "whole.zarr"
-    build(settings(), source, fake_engine(), whole)
+    build_store(settings(), source, fake_engine(), tmp_path / "other.zarr")
     write = LocalStorage.write
 
     def full(self, name, parts):
-        if "000002" in name:
+        if "validation-000001" in name:
             with Path("/dev/full").open("wb", buffering=0) as device:
                 device.write(b"x")
         return write(self, name, parts)
 
-    monkeypatch.setattr(LocalStorage, "write", full)
-    with pytest.raises(
-        BuildError, match=r"No space left on device; free some space and run the same command"
-    ):
-        build(settings(), source, fake_engine(), out)
-    monkeypatch.undo()
-    assert build(settings(), source, fake_engine(), out).resumed_blocks == 2
-    assert contents(out) == contents(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "write", full)
+        with pytest.raises(
+            BuildError, match=r"No space left on device; free some space and run the same command"
+        ):
+            build_store(settings(), source, fake_engine(), out)
+    assert build_store(settings(), source, fake_engine(), out).resumed_blocks > 2
+    assert contents(out) == contents(tmp_path / "other.zarr")
 
 
-KILLED = """
-import sys, time
-from tests.support.fake_engine import fake_engine
-from tests.builder.test_pipeline import TASK, settings
-from wif_store.builder.pipeline import build
-from wif_store.tasks.rows import load_source
-from pathlib import Path
+def test_whatever_the_file_system_refuses_is_one_line(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match="File exists; mend that, or choose another --out"):
+        build_store(settings(), source, fake_engine(), tmp_path / "file" / "s.zarr")
 
-engine = fake_engine(block=4, d_model=64)
-extract = engine.extract.__class__.__call__
-def slow(self, requests):
-    time.sleep(0.02)
-    return extract(self, requests)
-engine.extract.__class__.__call__ = slow
-build(settings(), load_source(TASK, sys.argv[1]), engine, Path(sys.argv[2]))
-"""
+    def broken(requests):
+        raise OSError(5, "Input/output error", "disk")
+
+    engine = replace(fake_engine(), extract=broken)
+    with pytest.raises(BuildError, match="cannot write disk: Input/output error; mend that"):
+        build_store(settings(), source, engine, tmp_path / "s.zarr")
+
+    def forbidden(requests):
+        raise PermissionError(13, "Permission denied", "disk")
+
+    engine = replace(fake_engine(), extract=forbidden)
+    with pytest.raises(BuildError, match="Permission denied; make it writable, or choose another --out"):
+        build_store(settings(), source, engine, tmp_path / "s.zarr")
 
 
-def test_killed_at_random_instants_and_resumed(source, tmp_path):
-    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(60))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-
-    def command(out):
-        return [sys.executable, "-c", KILLED, str(rows), str(out)]
-
-    subprocess.run(command(tmp_path / "whole.zarr"), env=environment, check=True)
-    rng = np.random.default_rng(7)
-    out = tmp_path / "s.zarr"
-    killed = 0
-    for _ in range(6):
-        process = subprocess.Popen(command(out), env=environment)
-        # Imports take most of a second; the build itself a third of one.
-        while not (tmp_path / "s.zarr.partial").exists() and not out.exists() and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(float(rng.uniform(0, 0.35)))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        if not out.exists():
-            with pytest.raises(StoreError):
-                open_store(out)
-    subprocess.run(command(out), env=environment, check=True)
-    assert killed
-    assert contents(out) == contents(tmp_path / "whole.zarr")
-    shutil.rmtree(out)
+def test_the_audit_of_a_build_names_what_it_finds(tmp_path):
+    """Two rows that differ by one character stand in two groups, so that they may cross splits."""
+    rows = tiny.rows(80)
+    twins = [{**row, "option1": row["option1"] + "s", "sentence": row["sentence"] + "!"} for row in rows]
+    source = load_source(TASK, str(tiny.write_rows(tmp_path / "rows.jsonl", [*rows, *twins])))
+    report = build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    near = report.audit["named"]["near_duplicates_across_splits"]
+    assert report.audit["counts"]["near_duplicates_across_splits"] >= len(near) > 0
+    assert report.audit["counts"]["groups_across_splits"] == 0
+    ids = ids_of(open_store(tmp_path / "s.zarr"))
+    assert not set(near) & set(ids["train"])

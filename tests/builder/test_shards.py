@@ -1,159 +1,212 @@
-"""Shards are what zarr reads, bit for bit, and damage in the journal never reaches one."""
+"""Shards are what zarr reads, bit for bit, whenever they are written; damage in the journal reaches none."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.test_store import SMALL, record
-from wif_store import codecs
-from wif_store.errors import BuildError
+from tests.support.builds import small_shards
+from tests.support.rows import ENGINE, LAYERS, WIDTH, journalled
 from wif_store.builder.journal import Journal
+from wif_store.builder.shards import write_shard
+from wif_store.builder.writer import SplitWriter
+from wif_store.errors import BuildError
+from wif_store.format.layout import split_layouts
+from wif_store.format.metadata import array_metadata
+from wif_store.format.schema import ARRAYS, FINAL_TOKEN, SEQUENCE
 from wif_store.records import widen
-from wif_store.format.schema import FINAL_TOKEN, SEQUENCE
-from wif_store.builder.shards import ShardJob, write_shards
 
-WHOLE_CHUNKS = [8, 8, 8, 8]
-RAGGED = [9, 30, 2, 17, 25, 8, 1, 3]
-
-
-def journalled(folder, lengths, dtype=np.uint16):
-    rng = np.random.default_rng(0)
-    records = [record(str(i), n, rng) for i, n in enumerate(lengths)]
-    if dtype == np.float32:
-        records = [replace(r, final_token=widen(r.final_token), sequence=widen(r.sequence)) for r in records]
-    journal = Journal(folder / "s.zarr")
-    journal.open({})
-    # Two blocks, so that chunks run over from one to the other.
-    half = len(records) // 2
-    journal.blocks.write(0, records[:half], [True] * half)
-    journal.blocks.write(1, records[half:], [True] * (len(records) - half))
-    first, second = journal.blocks.block(0), journal.blocks.block(1)
-    rows = [(first, i) for i in range(half)] + [(second, i) for i in range(len(records) - half)]
-    return journal, records, rows
+CASES = {
+    "whole chunks": [8] * 8,
+    "ragged": [9, 30, 2, 17, 25, 8, 1, 3, 40, 11],
+    "one token": [1, 1],
+    "one shard to the last token": [32, 32],
+    "one long example": [3, 150],
+}
 
 
-def empty_array(folder, values, layout):
-    """An array of zarr's own, without its values."""
-    return zarr.create_array(
-        folder,
-        shape=values.shape,
-        dtype="float32",
-        chunks=layout.chunks,
-        shards=layout.shards,
-        filters=layout.filters or "auto",
-        compressors=layout.compressors,
-        fill_value=-1,  # what is missing would be found
-    )
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    small_shards(monkeypatch)
 
 
-def vector_jobs(rows, layout, dtype):
-    """The shards of the first layer's vectors."""
-    blocks = {block.number: block for block, _ in rows}
-    starts = dict(zip(blocks, np.cumsum([0, *(block.rows for block in blocks.values())]), strict=False))
-    order = np.array([starts[block.number] + row for block, row in rows])
-    pieces = tuple(block.vectors(0) for block in blocks.values())
-    step = layout.outer[1]
-    for number, begin in enumerate(range(0, len(rows), step)):
-        part = order[begin : begin + step]
-        yield ShardJob(f"v/{number}", layout, dtype, pieces, len(part), order=part)
+def read_by_zarr(journal, split, shape):
+    """The arrays of residuals of a split whose shards are written, as zarr reads them."""
+    layers = {FINAL_TOKEN: list(LAYERS), SEQUENCE: list(LAYERS)}
+    plans = split_layouts(layers, WIDTH, *shape)
+    found = {}
+    for name in (FINAL_TOKEN, SEQUENCE):
+        folder = journal.store.at(f"{split}/{name}").folder
+        metadata = array_metadata(ARRAYS[name], plans[name])
+        (folder / "zarr.json").write_text(json.dumps(metadata))
+        found[name] = zarr.open_array(folder, mode="r")[...]
+    return found
 
 
-def sequence_jobs(rows, layout, dtype):
-    """The shards of the first layer's sequences."""
-    pieces = tuple(block.sequence(0, row) for block, row in rows)
-    ends = np.cumsum([p.rows for p in pieces])
-    step = layout.outer[1]
-    for number, begin in enumerate(range(0, int(ends[-1]), step)):
-        first = int(np.searchsorted(ends, begin, side="right"))
-        skip = begin - int(ends[first] - pieces[first].rows)
-        size = min(step, int(ends[-1]) - begin)
-        yield ShardJob(f"s/{number}", layout, dtype, pieces[first:], size, skip=skip)
-
-
-@pytest.mark.parametrize("lengths", [WHOLE_CHUNKS, RAGGED, [1, 1]], ids=["whole", "ragged", "one token"])
-@pytest.mark.parametrize("threads", [1, 3, 9])
-@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_zarr_reads_shards_bit_for_bit(dtype, lengths, threads, tmp_path, monkeypatch):
-    for name, value in SMALL.items():
-        monkeypatch.setattr(codecs, name, value)
-    journal, records, rows = journalled(tmp_path, lengths, dtype)
-    # Not in the journal's order: a split's examples stand in every block.
+@pytest.mark.parametrize("lengths", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("threads", [None, 1, 5])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float16])
+def test_zarr_reads_shards_bit_for_bit(dtype, threads, lengths, tmp_path):
+    journal, records, rows = journalled(tmp_path / "s.zarr", lengths, dtype)
+    # Not in the journal's order: the rows of a split stand in every block.
     mixed = [*range(0, len(rows), 2), *range(1, len(rows), 2)]
     rows, records = [rows[i] for i in mixed], [records[i] for i in mixed]
-    total = sum(lengths)
-    cases = {
-        FINAL_TOKEN: (
-            np.stack([widen(r.final_token)[:1] for r in records], axis=1),
-            codecs.final_token_layout(16, len(records)),
-            vector_jobs,
-        ),
-        SEQUENCE: (
-            np.concatenate([widen(r.sequence)[:1] for r in records], axis=1),
-            codecs.sequence_layout(16, total),
-            sequence_jobs,
-        ),
-    }
-    for array, (values, layout, jobs_of) in cases.items():
-        found = empty_array(tmp_path / array, values, layout)
-        jobs = list(jobs_of(rows, layout, np.dtype(dtype).str))
-        shards = list(write_shards(journal, jobs, threads))
-        assert [shard.name for shard in shards] == [job.name for job in jobs]
-        assert [shard.size for shard in shards] == [4 * 16 * job.rows for job in jobs]
-        for number, job in enumerate(jobs):
-            path = tmp_path / array / f"c/0/{number}/0"
-            path.parent.mkdir(parents=True)
-            path.write_bytes(journal.store.read(job.name))
-        np.testing.assert_array_equal(found[...].view(np.uint32), values.view(np.uint32))
-        assert len(jobs) > 1 or array == FINAL_TOKEN or total < 16
-    assert journal.shards().keys() == set(journal.store.sizes())
+    writer = SplitWriter("train", ENGINE)
+    writer.add(rows)
+    jobs = list(writer.shards(last=True))
+    pool = ThreadPoolExecutor(threads) if threads else None
+    shards = [write_shard(job, journal, pool) for job in jobs]
+    assert [shard.path for shard in shards] == [job.path for job in jobs]
+    assert sum(job.size for job in jobs) == writer.size == 4 * WIDTH * 2 * (len(rows) + sum(lengths))
+    assert journal.shards() == {shard.path: shard.entry for shard in shards}
+    found = read_by_zarr(journal, "train", (len(rows), sum(lengths)))
+    final = np.stack([widen(r.final_token) for r in records], axis=1)
+    sequence = np.concatenate([widen(r.sequence) for r in records], axis=1)
+    np.testing.assert_array_equal(found[FINAL_TOKEN].view(np.uint32), final.view(np.uint32))
+    np.testing.assert_array_equal(found[SEQUENCE].view(np.uint32), sequence.view(np.uint32))
     journal.close()
 
 
-def test_two_rows_of_one_block_out_of_order(tmp_path):
-    """Where one split ends and the next begins, a chunk goes back in a block."""
-    journal, records, rows = journalled(tmp_path, RAGGED)
-    pieces = [block.sequence(1, row) for block, row in (rows[2], rows[0], rows[7], rows[4])]
-    values = journal.blocks.read(pieces, "<u2", 16)
-    np.testing.assert_array_equal(values, np.concatenate([records[i].sequence[1] for i in (2, 0, 7, 4)]))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=40),
+    steps=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+)
+def test_shards_given_out_meanwhile_are_those_given_out_at_the_end(lengths, steps, tmp_path_factory):
+    """Path, pieces and cut: so that a build that was stopped, or had other blocks ahead, writes the same."""
+    journal, _, rows = journalled(tmp_path_factory.mktemp("rows") / "s.zarr", lengths)
+    whole = SplitWriter("train", ENGINE)
+    whole.add(rows)
+    at_the_end = {job.path: job for job in whole.shards(last=True)}
+    writer, given_out, at = SplitWriter("train", ENGINE), {}, 0
+    for step in [*steps, len(rows)]:
+        last = at + step >= len(rows)
+        done = writer.first_unwritten
+        writer.add(rows[at : at + step])
+        for job in writer.shards(last=last):
+            # No shard needs a row that all before it could have let go of.
+            assert writer.first_row(job) >= done
+            assert job.path not in given_out
+            given_out[job.path] = job
+        at += step
+        if last:
+            break
+    assert writer.first_unwritten == len(rows)
+    assert given_out.keys() == at_the_end.keys()
+    for path, job in given_out.items():
+        other = at_the_end[path]
+        assert (job.pieces, job.rows, job.skip) == (other.pieces, other.rows, other.skip)
+        assert (job.layout.chunk, job.layout.file) == (other.layout.chunk, other.layout.file)
+        assert (job.order is None) == (other.order is None)
+        assert job.order is None or np.array_equal(job.order, other.order)
+    journal.close()
+
+
+def test_pieces_are_read_in_any_order(tmp_path):
+    journal, records, rows = journalled(tmp_path / "s.zarr", CASES["ragged"])
+    wanted = (2, 0, 7, 4, 5)
+    pieces = [rows[i].block.sequence(1, rows[i].index) for i in wanted]
+    values = journal.blocks.read(pieces, "<u2", WIDTH)
+    np.testing.assert_array_equal(values, np.concatenate([records[i].sequence[1] for i in wanted]))
+    journal.close()
+
+
+def test_examples_that_are_not_wanted_have_an_outcome_and_no_residuals(tmp_path):
+    journal, records, _ = journalled(tmp_path / "s.zarr", [3, 4, 5, 6])
+    journal.blocks.write("test-000000", records, [False, True, False, True])
+    block = journal.blocks.block("test-000000")
+    assert block.row.tolist() == [-1, 0, -1, 1]
+    assert block.rows == 2
+    assert len(block.prediction) == 4
+    assert block.prompts == [records[1].prompt, records[3].prompt]
+    found = journal.blocks.read([block.vectors(0)], block.dtype, block.d_model)
+    np.testing.assert_array_equal(found, [records[i].final_token[0] for i in (1, 3)])
+    journal.blocks.write("test-000001", records, [False] * 4)
+    assert journal.blocks.block("test-000001").rows == 0
+    assert journal.blocks.with_residuals() >= {"test-000000", "test-000001"}
+    journal.blocks.remove_residuals("test-000000")
+    assert "test-000000" not in journal.blocks.with_residuals()
+    assert "test-000000" in journal.blocks.names()
+    assert journal.blocks.block("test-000000").prompts == block.prompts
     journal.close()
 
 
 @pytest.mark.parametrize("gap", [0, 10**6])
 def test_a_changed_byte_is_found_whatever_else_is_read_with_it(gap, tmp_path, monkeypatch):
-    journal, _, rows = journalled(tmp_path, RAGGED)
-    monkeypatch.setattr(type(journal.place), "gap", gap)
-    wanted = [rows[i][0].sequence(0, rows[i][1]) for i in (0, 2)]
-    between = rows[1][0].sequence(0, 1)
-    path = tmp_path / "s.zarr.partial" / "blocks" / "000000.residuals"
-    whole = path.read_bytes()
+    journal, _, rows = journalled(tmp_path / "s.zarr", CASES["ragged"])
+    monkeypatch.setattr(type(journal.folder), "gap", gap)
+    wanted = [rows[i].block.sequence(0, rows[i].index) for i in (0, 2)]
+    between = rows[1].block.sequence(0, 1)
+    path = tmp_path / "s.zarr.partial" / "blocks" / "train-000000.residuals"
+    before = path.read_bytes()
 
     def with_a_change_at(at):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        path.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
 
-    want = journal.blocks.read(wanted, "<u2", 16)
+    want = journal.blocks.read(wanted, "<u2", WIDTH)
     with_a_change_at(between.start)  # nobody asked for that one
-    np.testing.assert_array_equal(journal.blocks.read(wanted, "<u2", 16), want)
+    np.testing.assert_array_equal(journal.blocks.read(wanted, "<u2", WIDTH), want)
     for piece in wanted:
         with_a_change_at(piece.start + 5)
-        with pytest.raises(BuildError, match=r"000000 is damaged: delete .*000000\.npz"):
-            journal.blocks.read(wanted, "<u2", 16)
+        with pytest.raises(BuildError, match=r"train-000000 is damaged: delete .*train-000000\.npz and run"):
+            journal.blocks.read(wanted, "<u2", WIDTH)
+    path.write_bytes(before[: wanted[1].start + 3])
+    with pytest.raises(BuildError, match="train-000000 is damaged"):
+        journal.blocks.read(wanted, "<u2", WIDTH)
+    path.unlink()
+    with pytest.raises(BuildError, match=r"is gone, and a shard made of it too: delete .*s\.zarr\.partial"):
+        journal.blocks.read(wanted, "<u2", WIDTH)
     journal.close()
 
 
-def test_a_shard_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    for name, value in SMALL.items():
-        monkeypatch.setattr(codecs, name, value)
-    journal, _, rows = journalled(tmp_path, RAGGED)
-    pieces = tuple(block.sequence(0, row) for block, row in rows)
-    pieces = (*pieces[:-1], pieces[-1]._replace(crc=0))
-    layout = codecs.sequence_layout(16, 12)
-    job = ShardJob("sequence/c/0/0/0", layout, "<u2", pieces[-3:], 12)
-    with pytest.raises(BuildError, match="damaged"):
-        list(write_shards(journal, [job], 2))
+@pytest.mark.parametrize("threads", [None, 2])
+def test_a_shard_that_fails_leaves_nothing(threads, tmp_path):
+    journal, _, rows = journalled(tmp_path / "s.zarr", CASES["ragged"])
+    path = tmp_path / "s.zarr.partial" / "blocks" / "train-000001.residuals"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    writer = SplitWriter("train", ENGINE)
+    writer.add(rows)
+    pool = ThreadPoolExecutor(threads) if threads else None
+    last = [job for job in writer.shards(last=True) if f"/{SEQUENCE}/" in job.path][-1]
+    with pytest.raises(BuildError, match="train-000001 is damaged"):
+        write_shard(last, journal, pool)
     assert journal.store.sizes() == {}
     assert journal.shards() == {}
     journal.close()
+
+
+@pytest.mark.parametrize("at", [0, 40, -30, "cut", "empty"])
+def test_a_damaged_block_is_said(at, tmp_path):
+    journal, _, _ = journalled(tmp_path / "s.zarr", [3, 4])
+    path = tmp_path / "s.zarr.partial" / "blocks" / "train-000000.npz"
+    content = bytearray(path.read_bytes())
+    if at == "cut":
+        del content[len(content) // 2 :]
+    elif at == "empty":
+        content.clear()
+    else:
+        content[at] ^= 0x1C
+    path.write_bytes(content)
+    with pytest.raises(BuildError, match=r"train-000000 is damaged: delete .*train-000000\.npz and run"):
+        journal.blocks.block("train-000000")
+    journal.close()
+
+
+def test_a_note_that_is_half_written_is_no_shard(tmp_path):
+    journal = Journal(tmp_path / "s.zarr")
+    entry = {"size": 2, "sha256": "0"}
+    journal.store.write("test/sequence/c/0/0/0", [b"12"])
+    journal.note_shard("test/sequence/c/0/0/0", entry)
+    notes = tmp_path / "s.zarr.partial" / "shards"
+    (notes / "test.sequence.c.0.1.0.json.c0ffee00.partial").write_text('{"fi')
+    assert journal.shards() == {"test/sequence/c/0/0/0": entry}
+    # A shard of another size is not the one that was noted.
+    journal.store.write("test/sequence/c/0/0/0", [b"123"])
+    assert journal.shards() == {}

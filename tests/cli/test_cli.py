@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+import wif_store
+import wif_store.errors
 from tests.support import tiny
+from wif_store import open_store
 from wif_store.cli import app
 
 COMMAND = [sys.executable, "-m", "wif_store.cli.app"]
@@ -79,6 +82,51 @@ def test_a_second_run_says_it_is_done(store, tiny_models, rows_file):
     assert "already built" in again.stderr
 
 
+def test_an_unfinished_build_says_how_far_it_is_and_how_to_go_on(store, tiny_models, tmp_path):
+    out = tmp_path / "u.zarr"
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(12))
+    failed = build(tiny_models("gemma2"), rows, out, "--per-class", "400")
+    assert failed.returncode == 1
+    told = run("info", out)
+    assert told.returncode == 1
+    assert (
+        "is unfinished: winogrande with gemma2, 12 of 12 rows scored, 0 shards written; to go on: wif-store"
+        in (told.stdout)
+    )
+    assert "--per-class 400" in told.stdout
+
+
+def test_a_finished_build_is_known_before_its_model_is_loaded(store, tiny_models, rows_file, monkeypatch):
+    from wif_store.extract import engine
+
+    def load(*arguments, **options):
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr(engine, "load", load)
+    again = build(tiny_models("gemma2"), rows_file, store, "--per-class", "max", "--sequence-layers", "1,3")
+    assert again.returncode == 0, again.stderr
+    assert "already built" in again.stderr
+
+
+def test_rows_beyond_the_context_are_left_out_and_counted(tiny_models, tmp_path):
+    rows = tiny.rows(80)
+    rows[2]["sentence"] = "After dinner, " * 300 + rows[2]["sentence"]
+    source = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / "s.zarr"
+    done = build(tiny_models("llama"), source, out, "--per-class", "max", "--skip-too-long")
+    assert done.returncode == 0, done.stderr
+    assert "1 too long" in done.stderr
+    assert 2 not in open_store(out).column("source_row").tolist()
+
+
+def test_the_python_function_builds_the_same_store_and_opens_it(store, tiny_models, rows_file, tmp_path):
+    given = {"source": str(rows_file), "per_class": "max", "sequence_layers": "1,3"}
+    made = wif_store.build("winogrande", str(tiny_models("gemma2")), out=tmp_path / "s.zarr", **given)
+    assert made.manifest == open_store(store).manifest
+    with pytest.raises(wif_store.errors.TaskError, match="no task 'chess'"):
+        wif_store.build("chess", str(tiny_models("gemma2")), out=tmp_path / "t.zarr", **given)
+
+
 @pytest.mark.parametrize("protocol", ["mcq", "paper"])
 def test_every_protocol_builds(protocol, tiny_models, rows_file, tmp_path):
     out = tmp_path / "s.zarr"
@@ -105,9 +153,7 @@ def test_float32_batch_sizes_agree(tiny_models, rows_file, tmp_path):
             size,
         )
         assert done.returncode == 0, done.stderr
-        from wif_store import open_store
-
-        kept.append([(e.id, e.split, e.success, e.prediction) for e in open_store(out).examples()])
+        kept.append([(e.id, e.split, e.success, e.choice.prediction) for e in open_store(out).examples()])
     assert kept[0] == kept[1] == kept[2]
 
 
@@ -122,7 +168,10 @@ BAD = {
     ),
     "layer out of range": (["--layers", "0,4"], "--layers is '0,4': there is no layer 4"),
     "layers not understood": (["--layers", "x"], "--layers is 'x'"),
-    "sequence layer out of range": (["--sequence-layers", "9"], "--sequence-layers is '9': there is no layer 9"),
+    "sequence layer out of range": (
+        ["--sequence-layers", "9"],
+        "--sequence-layers is '9': there is no layer 9",
+    ),
     "no layer": (["--layers", "none"], "no layer is to be read"),
     "k out of reach": (["--per-class", "900"], "expected 450 in train, 225 in validation, 225 in test"),
     "k too small": (["--per-class", "3"], "leaves validation and test without a pair"),
@@ -138,7 +187,8 @@ BAD = {
         ["--source", "allenai/winogrande"],
         "dataset allenai/winogrande cannot be fetched",
     ),
-    "chat template": (["--chat-template"], "the chat template cannot be used"),
+    "chat template": (["--chat-template"], "--chat-template"),
+    "template without a name": (["--template", "x"], "--template is 'x'; expected name=value"),
 }
 
 
@@ -198,14 +248,14 @@ def test_infinity_is_refused_at_the_source(tiny_models, rows_file, tmp_path):
     assert "error: example winogrande-" in done.stderr
 
 
-def test_a_model_whose_layers_cannot_be_found(tiny_models, rows_file, tmp_path):
+def test_an_encoder_decoder_is_refused(tiny_models, rows_file, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_models("llama"), folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "t5", "architectures": []}))
     done = build(folder, rows_file, tmp_path / "s.zarr")
     assert done.returncode == 1
-    assert "error: model model cannot be loaded" in done.stderr
+    assert "error: model model (t5) is an encoder-decoder" in done.stderr
 
 
 def test_what_is_no_store(tmp_path):
@@ -233,4 +283,4 @@ def test_verify_recomputes(store, tiny_models, rows_file):
     assert "3 examples recomputed" in done.stdout.splitlines()[-1]
     without = run("verify", store, "--recompute", "3")
     assert without.returncode == 1
-    assert without.stderr == "error: the store's model was the local gemma2: name the place with --model\n"
+    assert without.stderr == "error: the store's model was the local gemma2: name its folder with --model\n"

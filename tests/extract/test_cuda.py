@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.builder.test_pipeline import contents
-from wif_store.builder.pipeline import build
+from tests.support import tiny
+from wif_store.builder.pipeline import build_store
+from wif_store.builder.plan import Settings
 from wif_store.extract import batching
 from wif_store.extract.engine import open_engine
-from wif_store.builder.plan import Settings
-from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
+from wif_store.tasks.rows import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,6 @@ def engine_on(device: str, folder: Path, dtype: str = "float32", sequence_layers
         batch_size=3,
         device=device,
         dtype=dtype,
-        block=16,
     )
 
 
@@ -55,7 +54,7 @@ def requests(rows_file):
     return [TASK.request(c, PROTOCOL) for c in load_source(TASK, str(rows_file)).candidates]
 
 
-@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "llama", "qwen2"])
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "llama", "qwen2", "longrope", "granite"])
 def test_a_gpu_gives_what_a_cpu_gives(architecture, tiny_models, requests):
     folder = tiny_models(architecture)
     close(
@@ -74,8 +73,8 @@ def test_a_gpu_may_read_no_sequences(tiny_models, requests):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_flights_that_overlap_give_what_each_gives_by_itself(dtype, tiny_models, requests, monkeypatch):
-    monkeypatch.setattr(batching, "FLIGHT_TOKENS", 1)
+def test_groups_that_overlap_give_what_each_gives_by_itself(dtype, tiny_models, requests, monkeypatch):
+    monkeypatch.setattr(batching, "HELD_TOKENS", 1)
     engine = engine_on("cuda", tiny_models("gemma2"), dtype)
     blocks = [requests[n : n + 7] for n in range(0, len(requests), 7)]
     assert engine.extract._side.depth == 2
@@ -88,10 +87,14 @@ def test_flights_that_overlap_give_what_each_gives_by_itself(dtype, tiny_models,
         np.testing.assert_array_equal(one.sequence, other.sequence)
 
 
-def test_a_build_on_a_gpu_has_the_same_bytes_twice(tiny_models, rows_file, tmp_path):
-    source = load_source(TASK, str(rows_file))
+def test_a_build_on_a_gpu_has_the_same_bytes_twice(tiny_models, tmp_path):
+    source = load_source(TASK, str(tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(120))))
+    found = []
     for name in ("one", "two"):
         engine = engine_on("cuda", tiny_models("gemma2"), "bfloat16")
         assert engine.model["device"].startswith("cuda: ")
-        build(Settings(TASK, PROTOCOL, per_class=4), source, engine, tmp_path / name)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+        assert engine.model["threads"] is None
+        build_store(Settings(TASK, PROTOCOL, per_class=None), source, engine, tmp_path / name)
+        files = (p for p in (tmp_path / name).rglob("*") if p.is_file())
+        found.append({p.relative_to(tmp_path / name): p.read_bytes() for p in files})
+    assert found[0] == found[1]

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from wif_store.extract.products import widened
+from wif_store.extract.float32_linear import needs_float32
 
 SHAPES = """
 import ctypes
@@ -36,7 +36,7 @@ print(used(range(140, 540)) - first)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc alone counts its heap")
-@pytest.mark.skipif(widened(torch.bfloat16), reason="this CPU has no bfloat16 products: no kernels")
+@pytest.mark.skipif(needs_float32(torch.bfloat16), reason="this CPU has no bfloat16 products: no kernels")
 def test_kernels_of_old_shapes_are_let_go() -> None:
     names = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
     env = {name: value for name, value in os.environ.items() if name not in names}

@@ -1,4 +1,4 @@
-"""The last block runs at the tokens that are read of it, and gives there what it gives when run whole."""
+"""The last layer runs at the tokens that are read of it, and gives there what it gives when run whole."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.support import tiny
-from wif_store.extract.decoder import TRIAL, as_decoder
+from wif_store.extract.checkpoint import locate
 from wif_store.extract.engine import open_engine
-from wif_store.extract.model import load, locate
+from wif_store.extract.model import load
 from wif_store.extract.trees import grow, pad
+from wif_store.extract.trials import TRIAL, as_decoder
 from wif_store.tasks.base import Protocol, Request
 
 
@@ -25,10 +26,10 @@ def model(tiny_models):
 @torch.inference_mode()
 def test_what_is_read_is_the_same(architecture, model):
     decoder = model(architecture).decoder
-    assert len(decoder.last) == (1 if architecture == "gpt2" else 3)
+    assert len(decoder.tokenwise) == (1 if architecture == "gpt2" else 3)
     rows = pad([grow(TRIAL), grow(TRIAL[:1])], torch.device("cpu"))
     read = rows.nodes[[2, 9, -1]]
-    whole, part = (decoder.states(rows, places).flatten(0, 1) for places in (None, read))
+    whole, part = (decoder.states(rows, positions).flatten(0, 1) for positions in (None, read))
     torch.testing.assert_close(part[read], whole[read])
     assert not torch.allclose(part[rows.nodes], whole[rows.nodes])
 
@@ -40,7 +41,7 @@ def test_no_more_of_it_runs_than_is_read(layers, whole, tiny_models):
         str(tiny_models("gemma2")), protocol, sequence_layers=layers, dtype="float32", device="cpu"
     )
     seen = []
-    engine.extract.model.blocks[-1].mlp.register_forward_hook(
+    engine.extract.model.layers[-1].mlp.register_forward_hook(
         lambda mlp, inputs, output: seen.append(inputs[0].shape[:2].numel())
     )
     request = Request("x", (("the cat", " was"), ("the cat", " was too small")), None)
@@ -50,15 +51,15 @@ def test_no_more_of_it_runs_than_is_read(layers, whole, tiny_models):
     assert seen == [record.cost if whole else record.cost - (context - 1)]
 
 
-def test_a_block_that_looks_beyond_a_token_runs_whole(model, monkeypatch):
+def test_a_layer_that_looks_beyond_a_token_runs_whole(model, monkeypatch):
     loaded = model()
-    mlp = type(loaded.blocks[-1].mlp)
+    mlp = type(loaded.layers[-1].mlp)
     forward = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda self, x: forward(self, x) + x.cumsum(1))
     config = loaded.causal_lm.config
-    assert as_decoder(loaded.decoder.module, config, loaded.blocks[-1]).last == ()
+    assert as_decoder(loaded.decoder.module, config, loaded.layers[-1]).tokenwise == ()
 
 
-def test_a_block_with_other_names_runs_whole(model):
+def test_a_layer_with_other_names_runs_whole(model):
     loaded = model()
-    assert as_decoder(loaded.decoder.module, loaded.causal_lm.config, torch.nn.Identity()).last == ()
+    assert as_decoder(loaded.decoder.module, loaded.causal_lm.config, torch.nn.Identity()).tokenwise == ()

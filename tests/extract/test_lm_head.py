@@ -7,49 +7,50 @@ import pytest
 import torch
 from torch import nn
 
-from wif_store.extract import head as module
-from wif_store.extract import products
-from wif_store.extract.head import Head, largest
+from wif_store.extract import float32_linear
+from wif_store.extract import lm_head as module
+from wif_store.extract.lm_head import Head, largest
 
 
-def made(dtype, vocabulary, *, bias=False, d_model=64, softcap=None):
+def made(dtype, vocabulary, *, bias=False, d_model=64, softcap=None, scale=1.0):
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(d_model, vocabulary, bias=bias)
     for parameter in linear.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
     states = torch.randn(50, d_model, generator=generator) * 3
-    return Head(linear.to(dtype), softcap), states.to(dtype)
+    return Head(linear.to(dtype), softcap, scale), states.to(dtype)
 
 
-def exact(head, states, place, token):
+def exact(head, states, row, token):
     logits = states.double() @ head.module.weight.double().T
     if head.module.bias is not None:
         logits += head.module.bias.double()
+    logits *= head.scale
     if head.softcap:
         logits = torch.tanh(logits / head.softcap) * head.softcap
-    return logits.log_softmax(-1)[torch.from_numpy(place), torch.from_numpy(token)].numpy()
+    return logits.log_softmax(-1)[torch.from_numpy(row), torch.from_numpy(token)].numpy()
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("in_pieces", [False, True])
-@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize(("softcap", "scale"), [(None, 1.0), (30.0, 1.0), (None, 0.5)])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("vocabulary", [517, 128 * 64])
 @pytest.mark.parametrize(
     ("dtype", "allowed"), [(torch.float32, 5e-5), (torch.float16, 1e-3), (torch.bfloat16, 5e-3)]
 )
-def test_as_in_double_precision(dtype, allowed, vocabulary, bias, softcap, in_pieces, monkeypatch):
-    monkeypatch.setattr(module, "widened", lambda dtype: in_pieces)
-    monkeypatch.setattr(products, "PIECE_BYTES", 4 * 64 * 100)
+def test_as_in_double_precision(dtype, allowed, vocabulary, bias, softcap, scale, in_pieces, monkeypatch):
+    monkeypatch.setattr(module, "needs_float32", lambda dtype: in_pieces)
+    monkeypatch.setattr(float32_linear, "PIECE_BYTES", 4 * 64 * 100)
     monkeypatch.setattr(module, "PIECE_BYTES", 7 * 4 * vocabulary)
-    head, states = made(dtype, vocabulary, bias=bias, softcap=softcap)
+    head, states = made(dtype, vocabulary, bias=bias, softcap=softcap, scale=scale)
     rng = np.random.default_rng(0)
-    place, token = rng.integers(0, 50, 200), rng.integers(0, vocabulary, 200)
-    want = exact(head, states, place, token)
-    found = head.log_probs(states, place, token).numpy()
+    row, token = rng.integers(0, 50, 200), rng.integers(0, vocabulary, 200)
+    want = exact(head, states, row, token)
+    found = head.log_probs(states, row, token).numpy()
     assert np.abs(found - want).max() < allowed
     if dtype == torch.bfloat16:
-        plain = head.logits(states).float().log_softmax(-1).numpy()[place, token]
+        plain = head.logits(states).float().log_softmax(-1).numpy()[row, token]
         assert np.abs(plain - want).max() > 5 * allowed, "the model's own logits would have done"
 
 

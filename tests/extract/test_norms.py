@@ -9,7 +9,8 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.support import tiny
-from wif_store.extract.model import load, locate
+from wif_store.extract.checkpoint import locate
+from wif_store.extract.model import load
 from wif_store.extract.norms import ShortNorm, shorten
 
 

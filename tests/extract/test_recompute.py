@@ -4,90 +4,147 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import zarr
 
 from tests.support import tiny
-from tests.support.stores import seal
-from wif_store.builder.pipeline import Settings, build
+from tests.support.tamper import fit_manifest
+from wif_store.builder.pipeline import build_store
+from wif_store.builder.plan import Settings
 from wif_store.errors import DamageError, ModelError, SourceError
 from wif_store.extract.engine import open_engine
 from wif_store.extract.recompute import recompute
-from wif_store.tasks.rows import load_source
+from wif_store.format.schema import SPLITS
+from wif_store.format.table import render_table
 from wif_store.store.reader import open_store
-from wif_store.tasks import get_task
 from wif_store.store.verify import verify_store
+from wif_store.tasks import TASKS, get_task
+from wif_store.tasks.rows import load_source
 
 TASK = get_task("winogrande")
 
 
 @pytest.fixture(scope="module")
-def make(tiny_models, rows_file, tmp_path_factory):
+def rows(tmp_path_factory):
+    """Enough rows for a pair in each split, whatever a model of random weights answers."""
+    return tiny.write_rows(tmp_path_factory.mktemp("source") / "rows.jsonl", tiny.rows(120))
+
+
+@pytest.fixture(scope="module")
+def make(tiny_models, rows, tmp_path_factory):
     """A store of a tiny architecture, made on first use."""
     root = tmp_path_factory.mktemp("recompute")
 
-    def get(architecture, dtype="float32", protocol="aligned"):
-        out = root / f"{architecture}-{dtype}-{protocol}.zarr"
+    def get(architecture, dtype="float32", protocol="aligned", folder=None, **options):
+        out = root / f"{architecture}-{dtype}-{protocol}-{len(options)}.zarr"
         if not out.exists():
             settings = Settings(TASK, TASK.protocol(protocol), per_class=None)
             engine = open_engine(
-                str(tiny_models(architecture)),
+                str(folder or tiny_models(architecture)),
                 settings.protocol,
                 sequence_layers="1,3",
                 dtype=dtype,
                 device="cpu",
+                **options,
             )
-            build(settings, load_source(TASK, str(rows_file)), engine, out)
+            build_store(settings, load_source(TASK, str(rows)), engine, out)
         return out
 
     return get
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "longrope"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_architecture_is_what_it_says(architecture, dtype, make, tiny_models, rows_file):
+def test_every_architecture_is_what_it_says(architecture, dtype, make, tiny_models, rows):
     store = open_store(make(architecture, dtype))
-    found = recompute(store, 8, model=str(tiny_models(architecture)), source=str(rows_file))
-    assert found.examples == 8
+    found = recompute(store, len(store), model=str(tiny_models(architecture)), source=str(rows))
+    assert found.examples == len(store)
     assert found.labels
-    tokens = sum(len(store.examples()[i].token_ids) for i in np.linspace(0, len(store) - 1, 8).astype(int))
-    assert found.vectors == 8 * 4 + 2 * tokens
+    assert found.vectors == 4 * len(store) + 2 * len(store.token_ids())
     assert found.largest < (1e-5 if dtype == "float32" else 5e-2)
 
 
 @pytest.mark.parametrize("protocol", ["mcq", "paper"])
-def test_every_protocol_is_what_it_says(protocol, make, tiny_models, rows_file):
+def test_every_protocol_is_what_it_says(protocol, make, tiny_models, rows):
     store = open_store(make("llama", protocol=protocol))
-    assert recompute(store, 4, model=str(tiny_models("llama")), source=str(rows_file)).labels
+    assert recompute(store, 4, model=str(tiny_models("llama")), source=str(rows)).labels
+
+
+def test_a_sample_is_of_every_split(make, tiny_models, monkeypatch):
+    store, read = open_store(make("llama")), []
+    read_example = store.read_example
+
+    def reading(split, row):
+        read.append((split, row))
+        return read_example(split, row)
+
+    monkeypatch.setattr(store, "read_example", reading)
+    assert recompute(store, 3, model=str(tiny_models("llama"))).examples == 3
+    assert len({split for split, _ in read}) == 3
+    read.clear()
+    assert recompute(store, 10**6, model=str(tiny_models("llama"))).examples == len(store)
+    assert sorted(read) == sorted((s, row) for s in SPLITS for row in range(store.count(s)))
+
+
+def test_a_chat_template_is_used_with_the_arguments_that_were_recorded(make, tmp_path, rows):
+    template = "{{ bos_token }}{{ strftime_now('%Y') }} {{ messages[0]['content'] }}\n"
+    folder = tiny.save_model("llama", tmp_path / "chat", chat_template=template)
+    given = {"date_string": "26 Jul 2024"}
+    store = open_store(make("llama", protocol="mcq", folder=folder, chat=True, template=given))
+    assert store.manifest.model["chat_template"]["arguments"] == given
+    assert store.examples()[0].prompt.startswith("<bos>26 Jul 2024 ")
+    assert recompute(store, 4, model=str(folder), source=str(rows)).labels
+
+
+def test_the_protocol_is_the_one_that_the_store_records(make, tiny_models, rows, monkeypatch):
+    changed = [replace(p, context="{sentence}?", continuation=" {choice}!") for p in TASK.protocols]
+    monkeypatch.setitem(TASKS, "winogrande", replace(TASK, protocols=tuple(changed)))
+    assert recompute(open_store(make("llama")), 4, model=str(tiny_models("llama")), source=str(rows)).labels
 
 
 def test_without_a_source_the_residuals_alone_are_compared(make, tiny_models):
     found = recompute(open_store(make("llama")), 2, model=str(tiny_models("llama")))
     assert not found.labels
-    assert "labels were not recomputed" in str(found)
+    assert "labels were not recomputed: the source was a local file (--source names it)" in str(found)
+
+
+def test_of_a_task_that_is_not_registered_the_residuals_alone_are_compared(
+    make, tiny_models, rows, monkeypatch
+):
+    store = open_store(make("llama"))
+    monkeypatch.delitem(TASKS, "winogrande")
+    found = recompute(store, 2, model=str(tiny_models("llama")), source=str(rows))
+    assert "labels were not recomputed: task winogrande is not registered here" in str(found)
 
 
 def tampered(store, folder, name, change):
-    """A copy with other numbers in one array, its checksums and its manifest made to fit."""
+    """A copy with other numbers in one array or column, its checksums and its manifest made to fit."""
     out = folder / "t.zarr"
     shutil.copytree(store, out)
-    array = zarr.open_group(out, mode="r+")[name]
-    array[...] = change(array[...])
-    seal(out, json.loads((out / "manifest.json").read_bytes()))
+    sections = json.loads((out / "manifest.json").read_bytes())
+    if name in ("sequence", "final_token"):
+        array = zarr.open_group(out, mode="r+")[f"train/{name}"]
+        array[...] = change(array[...])
+    elif name == "protocol":
+        sections["protocol"] |= change
+    else:
+        path = out / "train" / "examples.parquet"
+        table = pq.read_table(path).to_pylist()
+        for row, value in zip(table, change([row[name] for row in table]), strict=True):
+            row[name] = value
+        path.write_bytes(render_table(table, "choice"))
+    fit_manifest(out, sections)
     return out
 
 
 def scaled(values):
-    """One layer's residuals at every token, a thousandth larger."""
+    """One layer's residuals at the final token, a thousandth larger."""
     values[1] *= np.float32(1.001)
     return values
-
-
-def renamed(values):
-    """Two examples' ids exchanged: each now stands with the other's numbers."""
-    return np.concatenate([values[1::-1], values[2:]])
 
 
 @pytest.mark.parametrize(
@@ -98,19 +155,44 @@ def renamed(values):
             lambda v: np.roll(v, 1, axis=1),
             "the residuals of layer 1 are not what the model computes",
         ),
-        ("choice_logprob", lambda v: v - 1, "the log-likelihoods are not what"),
-        ("source_row", lambda v: v + 1, "the gold answer or row are not what"),
-        ("example_id", renamed, "the gold answer or row are not what"),
+        (
+            "choice_logprobs",
+            lambda v: [[x - 1 for x in one] for one in v],
+            "the log-likelihoods are not what",
+        ),
+        ("choice_tokens", lambda v: [[x + 1 for x in one] for one in v], "the log-likelihoods are not what"),
+        ("source_row", lambda v: [x + 1 for x in v], "the gold answer or row are not what"),
+        # Two examples of one outcome: each now stands with the other's numbers.
+        ("id", lambda v: [v[2], v[1], v[0], *v[3:]], "the gold answer or row are not what"),
     ],
 )
 def test_numbers_that_fit_their_checksums_but_not_the_model(
-    name, change, message, make, tiny_models, rows_file, tmp_path
+    name, change, message, make, tiny_models, rows, tmp_path
 ):
     out = tampered(make("llama"), tmp_path, name, change)
     if name != "sequence":
         verify_store(out)  # nothing but the model can tell
     with pytest.raises(DamageError, match=message):
-        recompute(open_store(out), 99, model=str(tiny_models("llama")), source=str(rows_file))
+        recompute(open_store(out), 999, model=str(tiny_models("llama")), source=str(rows))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"context": "{sentence.__class__}"},
+        {"context": "{sentence:>99999999999}"},
+        {"context": "{nowhere}"},
+        {"context": "{"},
+        {"context": 7},
+        {"site": "elsewhere"},
+        {"answers": [1]},
+        {"max_tokens": "many"},
+    ],
+)
+def test_a_recorded_protocol_is_not_believed(change, make, tiny_models, rows, tmp_path):
+    out = tampered(make("llama"), tmp_path, "protocol", change)
+    with pytest.raises(DamageError, match="the recorded protocol cannot be used"):
+        recompute(open_store(out), 1, model=str(tiny_models("llama")), source=str(rows))
 
 
 def test_a_thousandth_is_seen_in_float32(make, tiny_models, tmp_path):
@@ -119,13 +201,13 @@ def test_a_thousandth_is_seen_in_float32(make, tiny_models, tmp_path):
         recompute(open_store(out), 4, model=str(tiny_models("llama")))
 
 
-def test_another_revision_is_said(make, tiny_models, rows_file, tmp_path):
+def test_another_revision_is_said(make, tiny_models, rows, tmp_path):
     store = open_store(make("llama"))
-    with pytest.raises(ModelError, match="name the place with --model"):
+    with pytest.raises(ModelError, match="name its folder with --model"):
         recompute(store, 2)
     other = tiny.save_model("llama", tmp_path / "other", seed=1)
     with pytest.raises(ModelError, match=r"is of revision sha256:\w+; the store was computed with llama of"):
         recompute(store, 2, model=str(other))
-    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(20))
+    fewer = tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(20))
     with pytest.raises(SourceError, match="holds other rows than the store was built from"):
-        recompute(store, 2, model=str(tiny_models("llama")), source=str(rows))
+        recompute(store, 2, model=str(tiny_models("llama")), source=str(fewer))

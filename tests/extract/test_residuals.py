@@ -8,13 +8,12 @@ import torch
 
 from tests.support import tiny
 from wif_store.errors import ResidualError
-from wif_store.extract import products
+from wif_store.extract import float32_linear
 from wif_store.extract.engine import open_engine
-from wif_store.extract.residuals import check_finite
+from wif_store.extract.hooks import check_finite
 from wif_store.records import widen
-from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
-from wif_store.format.zstd import zstd_version
+from wif_store.tasks.rows import load_source
 
 TASK = get_task("winogrande")
 
@@ -24,20 +23,10 @@ def requests(rows_file, protocol, count=24):
 
 
 def reference(folder, dtype, token_ids):
-    """Every block's output for one unpadded prompt, by hooks on a model with products in the same type."""
+    """Every layer's output for one unpadded prompt, of a model with products in the same type."""
     model = tiny.plain_model(folder, dtype)
-    products.widen(model)
-    blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
-    seen = []
-    for block in blocks:
-        block.register_forward_hook(lambda m, i, o: seen.append(o[0] if isinstance(o, tuple) else o))
-    read = []
-    for ids in token_ids:
-        seen.clear()
-        with torch.inference_mode():
-            model(torch.from_numpy(ids.astype(np.int64))[None])
-        read.append(torch.cat(seen).clone())
-    return read
+    float32_linear.use_float32(model)
+    return [tiny.hooked_residuals(model, ids) for ids in token_ids]
 
 
 def relative(a, b):
@@ -73,7 +62,6 @@ def test_bit_for_bit_where_the_batch_is_the_same(architecture, tiny_models, rows
 def test_what_decides_the_bytes_of_a_store_is_recorded(tiny_models):
     engine = open_engine(str(tiny_models("llama")), TASK.protocol("mcq"), device="cpu")
     assert engine.versions["torch"] == torch.__version__
-    assert engine.versions["zstd"] == zstd_version
     assert engine.versions.keys() >= {"transformers", "tokenizers", "numpy", "zarr", "numcodecs"}
 
 
@@ -118,7 +106,7 @@ def test_one_value_that_is_not_finite_is_found(dtype, wrong):
     values = torch.full((2, 6, 4), torch.finfo(dtype).max, dtype=dtype)
     check_finite(values, (3, 7), (2, 1, 3), ("a", "b", "c"))  # though the sums may overflow
     values[1, 3, 2] = wrong
-    with pytest.raises(ResidualError, match="example c: the residual after block 7 is not finite"):
+    with pytest.raises(ResidualError, match="example c: the residual after layer 7 is not finite"):
         check_finite(values, (3, 7), (2, 1, 3), ("a", "b", "c"))
     values[1, 3] = torch.tensor([wrong, -wrong, 0, 0])  # nor does one undo another
     with pytest.raises(ResidualError, match="example c"):

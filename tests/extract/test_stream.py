@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from wif_store.errors import SourceError
 from wif_store.extract import batching
-from wif_store.extract.batching import BatchLimits, plan_batches, plan_flights
+from wif_store.extract.batching import BatchLimits, plan_batch_groups, plan_batches
 from wif_store.extract.engine import open_engine
-from wif_store.tasks.rows import load_source
 from wif_store.tasks import get_task
 from wif_store.tasks.base import Request
+from wif_store.tasks.rows import load_source
 
 TASK = get_task("winogrande")
 
@@ -37,11 +37,11 @@ def blocks(rows_file):
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
-@pytest.mark.parametrize("flight", [1, 100, 10**6])
-def test_a_stream_is_its_blocks(engine, blocks, depth, flight, monkeypatch):
-    monkeypatch.setattr(batching, "FLIGHT_TOKENS", flight)
+@pytest.mark.parametrize("held", [1, 100, 10**6])
+def test_a_stream_is_its_blocks(engine, blocks, depth, held, monkeypatch):
+    monkeypatch.setattr(batching, "HELD_TOKENS", held)
     apart = [engine.extract(block) for block in blocks]
-    # On CUDA flights are landed late, across blocks, in another thread; here the same code does so.
+    # On CUDA groups are collected late, across blocks, in another thread; here the same code does so.
     monkeypatch.setattr(engine.extract._side, "depth", depth)
     together = list(engine.extract.stream(blocks))
     assert [[r.id for r in block] for block in together] == [[r.id for r in block] for block in blocks]
@@ -53,38 +53,38 @@ def test_a_stream_is_its_blocks(engine, blocks, depth, flight, monkeypatch):
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_a_block_is_given_back_before_the_next_one_is_done(engine, blocks, depth, monkeypatch):
-    monkeypatch.setattr(batching, "FLIGHT_TOKENS", 1)
+    monkeypatch.setattr(batching, "HELD_TOKENS", 1)
     monkeypatch.setattr(engine.extract._side, "depth", depth)
     launch, launched = engine.extract._launch, []
 
-    def launching(jobs, batches, records):
+    def launching(works, batches, records):
         launched.append(sum(map(len, batches)))
-        return launch(jobs, batches, records)
+        return launch(works, batches, records)
 
     monkeypatch.setattr(engine.extract, "_launch", launching)
     stream = engine.extract.stream([blocks[0], blocks[2]])
     next(stream)
     assert sum(launched[:3]) == len(blocks[0])
-    # The other thread may land the last one before this one looks.
+    # The other thread may collect the last one before this one looks.
     assert 3 <= len(launched) <= 3 + depth
     stream.close()
 
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 90)), max_size=60))
-def test_flights_are_the_batches_in_turn_and_no_larger_than_needed(rows):
+def test_groups_are_the_batches_in_turn_and_no_larger_than_needed(rows):
     lengths, states = [n for n, _ in rows], [min(row) for row in rows]
-    flights = list(plan_flights(lengths, states, BatchLimits(512, 8)))
-    assert list(chain(*flights)) == list(plan_batches(lengths, BatchLimits(512, 8)))
+    groups = list(plan_batch_groups(lengths, states, BatchLimits(512, 8)))
+    assert list(chain(*groups)) == list(plan_batches(lengths, BatchLimits(512, 8)))
     full = [
-        sum(states[i] for i in chain(*flight)) >= batching.FLIGHT_STATES
-        or sum(lengths[i] for i in chain(*flight)) >= batching.FLIGHT_TOKENS
-        for flight in flights
+        sum(states[i] for i in chain(*group)) >= batching.SCORED_STATES
+        or sum(lengths[i] for i in chain(*group)) >= batching.HELD_TOKENS
+        for group in groups
     ]
     assert all(full[:-1])
-    for flight in flights:
-        before = [*chain(*flight[:-1])]
-        assert sum(states[i] for i in before) < batching.FLIGHT_STATES
-        assert sum(lengths[i] for i in before) < batching.FLIGHT_TOKENS
+    for group in groups:
+        before = [*chain(*group[:-1])]
+        assert sum(states[i] for i in before) < batching.SCORED_STATES
+        assert sum(lengths[i] for i in before) < batching.HELD_TOKENS
 
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=9), st.sampled_from([0, 4, 40]))

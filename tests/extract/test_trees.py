@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import tiny
-from wif_store.extract.decoder import as_decoder
+from wif_store.extract.checkpoint import locate
 from wif_store.extract.engine import open_engine
-from wif_store.extract.model import load, locate
+from wif_store.extract.model import load
 from wif_store.extract.trees import grow, pad
+from wif_store.extract.trials import as_decoder
 from wif_store.tasks.base import Protocol, Request
 
 sequences = st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=4)
@@ -36,11 +39,11 @@ def test_a_token_sees_its_own_path_and_nothing_else(examples, window):
     for row, tree in enumerate(trees):
         want = np.zeros((len(tree), seen.shape[-1]), bool)
         for path in tree.paths:
-            for depth, place in enumerate(path):
-                want[place, path[max(0, depth + 1 - (window or depth + 1)) : depth + 1]] = True
+            for depth, position in enumerate(path):
+                want[position, path[max(0, depth + 1 - (window or depth + 1)) : depth + 1]] = True
         np.testing.assert_array_equal(seen[row, : len(tree)].numpy(), want)
     assert rows.nodes.tolist() == [
-        row * seen.shape[-1] + place for row, tree in enumerate(trees) for place in range(len(tree))
+        row * seen.shape[-1] + column for row, tree in enumerate(trees) for column in range(len(tree))
     ]
 
 
@@ -79,7 +82,7 @@ def test_a_decoder_that_takes_no_trees_runs_each_sequence_by_itself(architecture
 
 def test_layers_of_an_unknown_kind_take_no_trees(tiny_models):
     model = load(locate(str(tiny_models("qwen2"))), device="cpu", dtype="float32")
-    config = model.causal_lm.config
-    assert as_decoder(model.decoder.module, config, model.blocks[-1]).trees
+    config = deepcopy(model.causal_lm.config)
+    assert as_decoder(model.decoder.module, config, model.layers[-1]).trees
     config.layer_types = ["linear_attention", *config.layer_types[1:]]
-    assert not as_decoder(model.decoder.module, config, model.blocks[-1]).trees
+    assert not as_decoder(model.decoder.module, config, model.layers[-1]).trees

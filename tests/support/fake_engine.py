@@ -48,7 +48,7 @@ class FakeExtract:
         )
 
 
-def fake_engine(*, layers=3, sequence_layers=2, d_model=16, block=8) -> Engine:
+def fake_engine(*, layers=3, sequence_layers=2, d_model=16) -> Engine:
     """An engine whose residuals of the first layers' final tokens end their sequences."""
     return Engine(
         extract=FakeExtract(layers, sequence_layers, d_model),
@@ -62,7 +62,7 @@ def fake_engine(*, layers=3, sequence_layers=2, d_model=16, block=8) -> Engine:
             "n_layers": layers,
             "d_model": d_model,
         },
-        batching={"tokens": 1, "examples": 1, "block": block},
+        batching={"tokens": 1, "examples": 1},
         versions={"numpy": np.__version__},
         layers=tuple(range(layers)),
         sequence_layers=tuple(range(sequence_layers)),

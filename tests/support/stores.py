@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wif_store.builder.pipeline import Settings, build
+from wif_store.builder.pipeline import Settings, build_store
 from wif_store.format.manifest import render_manifest
 from wif_store.storage import describe
 from wif_store.records import Engine, Record
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ROWS = {
     "winogrande": lambda i: {
         "sentence": f"Cup {i} did not fit the case because the _ was small.",
-        "option1": "cup",
-        "option2": "case",
+        "option1": f"cup {i}",
+        "option2": f"case {i}",
         "answer": "12"[i % 2],
     },
     "boolq": lambda i: {"question": f"is {i} even", "passage": f"Here is {i}.", "answer": i % 2 == 0},
@@ -109,19 +109,19 @@ def make_store(
     """Build a store of ``2 * per_class`` made-up examples; ``model`` changes what it says of the model."""
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = out.with_name(f"{task}.rows.jsonl")
-    rows.write_text("".join(json.dumps(ROWS[task](i)) + "\n" for i in range(6 * per_class + 20)))
+    rows.write_text("".join(json.dumps(ROWS[task](i)) + "\n" for i in range(8 * per_class + 40)))
     definition = get_task(task)
     engine = Engine(
         extract=MadeUp(layers, sequence_layers, d_model, tokens, seed),
         model={**MODEL, "n_layers": layers, "d_model": d_model, **model},
-        batching={"block": 64, "examples": 64, "tokens": 4096},
+        batching={"examples": 64, "tokens": 4096},
         versions={"made-up": "1"},
         layers=tuple(range(layers)),
         sequence_layers=tuple(i * layers // sequence_layers for i in range(sequence_layers)),
         d_model=d_model,
     )
     settings = Settings(definition, definition.protocol("aligned"), per_class, seed=seed)
-    build(settings, load_source(definition, str(rows)), engine, out)
+    build_store(settings, load_source(definition, str(rows)), engine, out)
     return out
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 WORDS = (
@@ -14,13 +15,15 @@ WORDS = (
 ).split()
 
 
-def rows(count: int = 40) -> list[dict[str, Any]]:
-    """WinoGrande-shaped rows of unequal length, made here."""
-    nouns = ["trophy", "suitcase", "cat", "dog", "table", "red box", "old blue house", "very small key"]
+def rows(count: int = 60) -> list[dict[str, Any]]:
+    """WinoGrande-shaped rows of unequal length, made here; three of four have options of their own."""
+    nouns = ["trophy", "suitcase", "cat", "dog", "table", "box", "house", "key"]
+    kinds = ["", "red ", "old blue ", "very small ", "large "]
+    things = [f"{kinds[i % 5]}{nouns[(i + i // 40) % 8]}" for i in range(40)]
     made = []
     for i in range(count):
-        a, b = nouns[i % 8], nouns[(i * 3 + 1 + i // 8) % 8]
-        b = b if b != a else "lamp"
+        pair = i - i // 4
+        a, b = things[pair % 40], things[(pair + 1 + pair // 40 % 19) % 40]
         lead = "After dinner, " * (i % 4)
         size = "large" if i % 2 else "small"
         sentence = f"{lead}the {a} did not fit the {b} number {i} because the _ was too {size}."
@@ -34,8 +37,8 @@ def write_rows(path: Path, lines: list[dict[str, Any]]) -> Path:
     return path
 
 
-def tokenizer(folder: Path) -> Any:
-    """A byte-level BPE with a start token, left-padding as Gemma's does."""
+def tokenizer(folder: Path, *, special: bool = True, chat_template: str | None = None) -> Any:
+    """A byte-level BPE, left-padding as Gemma's is; without ``special`` it has no start and no end token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -44,15 +47,17 @@ def tokenizer(folder: Path) -> Any:
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<pad>", "<eos>", "<bos>"],
+        special_tokens=["<pad>", "<eos>", "<bos>"] if special else [],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     raw.train_from_iterator([r["sentence"] for r in rows()] + [" ".join(WORDS)], trainer)
-    raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", padding_side="left"
-    )
+    names = {}
+    if special:
+        raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+        names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, padding_side="left", **names)
+    made.chat_template = chat_template
     made.save_pretrained(folder)
     return made
 
@@ -85,8 +90,38 @@ def config(architecture: str) -> Any:
         )
     if architecture == "gemma3":
         return transformers.Gemma3TextConfig(**common, **windows, query_pre_attn_scalar=8)
+    if architecture == "gemma3-vision":
+        text = {**common, "layer_types": ["sliding_attention"] * 4, "sliding_window": 8}
+        return transformers.Gemma3Config(
+            text_config={**text, "query_pre_attn_scalar": 8},
+            # As deep as the decoder.
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            mm_tokens_per_image=4,
+            boi_token_index=501,
+            eoi_token_index=502,
+            image_token_index=500,
+        )
     if architecture == "llama":
         return transformers.LlamaConfig(**common)
+    if architecture == "dynamic":
+        rope = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 10000.0}
+        return transformers.LlamaConfig(**common | {"max_position_embeddings": 64}, rope_parameters=rope)
+    if architecture == "longrope":
+        rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+        rope |= {"rope_theta": 10000.0, "factor": 8.0}
+        common |= {"num_key_value_heads": 4, "original_max_position_embeddings": 64}
+        return transformers.Phi3Config(**common, rope_parameters=rope)
+    if architecture == "cohere":
+        return transformers.CohereConfig(**common, logit_scale=0.0625)
+    if architecture == "granite":
+        return transformers.GraniteConfig(**common, logits_scaling=8.0)
     if architecture == "qwen2":
         del common["head_dim"]
         return transformers.Qwen2Config(**common)
@@ -98,7 +133,7 @@ def config(architecture: str) -> Any:
 ARCHITECTURES = ("gemma2", "gemma3", "llama", "qwen2", "gpt2")
 
 
-def save_model(architecture: str, folder: Path, seed: int = 0) -> Path:
+def save_model(architecture: str, folder: Path, seed: int = 0, **options: Any) -> Path:
     """A model with random weights and its tokenizer, as ``save_pretrained`` writes them."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -110,7 +145,16 @@ def save_model(architecture: str, folder: Path, seed: int = 0) -> Path:
             # The default scale leaves a tiny model's choices within rounding of each other.
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.1))
     model.save_pretrained(folder)
-    tokenizer(folder)
+    tokenizer(folder, **options)
+    return folder
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """Write the weights of a saved model again, changed."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
     return folder
 
 
@@ -121,3 +165,34 @@ def plain_model(folder: Path, dtype: Any) -> Any:
     capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None)
     attention = "eager" if capped else None
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
+
+
+def plain_logprob(model: Any, tokenizer: Any, context: str, continuation: str) -> float:
+    """Log-likelihood of a continuation by the harness's rule, by one forward pass of the model itself."""
+    import torch
+
+    stripped = context.rstrip()
+    continuation = context[len(stripped) :] + continuation
+    whole = tokenizer(stripped + continuation).input_ids
+    begin = len(tokenizer(stripped).input_ids)
+    with torch.inference_mode():
+        # The last token predicts nothing.
+        logprobs = model(torch.tensor([whole[:-1]])).logits[0].float().log_softmax(-1)
+    return sum(float(logprobs[i - 1, whole[i]]) for i in range(begin, len(whole)))
+
+
+def hooked_residuals(model: Any, token_ids: Any) -> Any:
+    """``[layers, length, d_model]``: every decoder layer's output for one unpadded sequence."""
+    import torch
+
+    layers = model.transformer.h if hasattr(model, "transformer") else model.get_decoder().layers
+    seen: list[Any] = []
+    handles = [
+        layer.register_forward_hook(lambda m, i, o: seen.append(o[0] if isinstance(o, tuple) else o))
+        for layer in layers
+    ]
+    with torch.inference_mode():
+        model(torch.tensor([[int(token) for token in token_ids]]))
+    for handle in handles:
+        handle.remove()
+    return torch.cat(seen).clone()

@@ -59,7 +59,7 @@ def describe_store(store: ActivationStore) -> str:
     model, source, protocol = manifest.model, manifest.source, manifest.protocol
     site = SITES.get(protocol["site"], protocol["site"])
     # A local file has no revision; its content does.
-    revision = source["revision"] or f"sha256:{source['sha256'][:12]}"
+    revision = source.get("revision") or f"sha256:{source['sha256'][:12]}"
     splits = ", ".join(
         f"{name} {manifest.splits[name]['examples']} in {manifest.splits[name]['groups']} groups"
         for name in SPLITS
@@ -92,5 +92,6 @@ def _flaws(audit: Mapping[str, Any]) -> list[str]:
     lines = []
     for flaw, meaning in FLAWS.items():
         named = audit["named"].get(flaw, [])
-        lines.append(f"{audit['counts'][flaw]:>6}  {meaning}{': ' + ', '.join(named[:3]) if named else ''}")
+        count = audit["counts"].get(flaw, "?")
+        lines.append(f"{count:>6}  {meaning}{': ' + ', '.join(named[:3]) if named else ''}")
     return lines

@@ -1,4 +1,4 @@
-"""Batches planned from the data alone: length order, within a token budget; those scored together."""
+"""Batches, planned from the lengths of the rows alone: in length order, within a budget of tokens."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ if TYPE_CHECKING:
 CPU_OVERHEAD: Final = 32
 """What a forward pass costs a CPU beside its tokens, in tokens."""
 GPU_LAUNCHES: Final = 12
-"""Passes whose launching takes a GPU's host about as long as one of the whole budget takes the GPU."""
-FLIGHT_STATES: Final = 128
-"""States from which on scoring is arithmetic: with fewer it is reading the head's weights."""
-FLIGHT_TOKENS: Final = 8192
-"""Tokens whose residuals may wait for others to be scored with; a batch of a GPU is a flight of its own."""
+"""Passes that a GPU's host launches in about the time in which the GPU runs one of the full budget."""
+SCORED_STATES: Final = 128
+"""States from which on scoring is arithmetic. With fewer, it is reading the head's weights."""
+HELD_TOKENS: Final = 8192
+"""Tokens whose residuals may wait on the device until their batch is scored with others."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """How large one forward pass may be.
 
-    bfloat16 arithmetic is not batch-invariant, so the limits are part of what a store records: the
-    same limits over the same examples give the same batches, on any number of workers.
+    In bfloat16 the last bits of a row depend on its batch, so the limits are part of what a store records:
+    the same limits over the same examples give the same batches, on any number of workers.
+
+    Attributes:
+        tokens: Padded tokens of one batch.
+        examples: Examples of one batch.
+        overhead: What any forward pass costs, whatever its size, as padded tokens.
     """
 
     tokens: int
-    """Padded tokens of one batch."""
     examples: int = 512
-    """Rows of one batch."""
     overhead: int = CPU_OVERHEAD
-    """What any forward pass costs, whatever its size, as padded tokens."""
 
 
 def tokens_for(device: torch.device) -> int:
@@ -61,11 +63,16 @@ def limits_for(device: torch.device, tokens: int | None = None) -> BatchLimits:
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:
     """Indices into ``lengths``, longest first, cut into batches within ``limits`` that cost least in all.
 
-    What is weighed is padding against the number of forward passes. A row longer than the budget is a batch
-    of its own. Ties keep their order.
+    Padding is weighed against the number of forward passes. A row longer than the budget is a batch of its
+    own. Rows of one length keep their order.
+
+    Args:
+        lengths: Tokens of each row.
+        limits: How large a batch may be.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    # Of the first rows of the order: what they cost at least, and where their last batch begins.
+    # For each number of rows from the start of the order: their least cost, and the start of their last
+    # batch.
     cost = np.full(len(order) + 1, np.iinfo(np.int64).max)
     cost[0] = 0
     begins = np.zeros(len(order) + 1, np.int64)
@@ -85,24 +92,24 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[i
         yield order[start:end]
 
 
-def plan_flights(
+def plan_batch_groups(
     lengths: Sequence[int], states: Sequence[int], limits: BatchLimits
 ) -> Iterator[list[list[int]]]:
-    """The batches of ``plan_batches``, in groups whose states are scored together.
+    """The batches of ``plan_batches``, in groups that are scored together.
 
     Args:
-        lengths: Tokens of each row.
+        lengths: Tokens of each example.
         states: How many of them predict a scored token.
         limits: How large a batch may be.
     """
-    flight: list[list[int]] = []
+    group: list[list[int]] = []
     waiting = held = 0
     for batch in plan_batches(lengths, limits):
-        flight.append(batch)
+        group.append(batch)
         waiting += sum(states[i] for i in batch)
         held += sum(lengths[i] for i in batch)
-        if waiting >= FLIGHT_STATES or held >= FLIGHT_TOKENS:
-            yield flight
-            flight, waiting, held = [], 0, 0
-    if flight:
-        yield flight
+        if waiting >= SCORED_STATES or held >= HELD_TOKENS:
+            yield group
+            group, waiting, held = [], 0, 0
+    if group:
+        yield group

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
-
-from wif_store.errors import ModelError, one_line
-from wif_store.extract.engine import parse_layers
-from wif_store.extract.jobs import plan
-from wif_store.extract.model import load_tokenizer, locate
+from wif_store.errors import ModelError
+from wif_store.extract.chat_template import ChatTemplate
+from wif_store.extract.checkpoint import load_tokenizer, locate, read_config
+from wif_store.extract.decoder import Decoder
+from wif_store.extract.model import UNLIMITED, context_length_of
 from wif_store.extract.tokenize import Encoder
+from wif_store.extract.work import plan_work
+from wif_store.format.layers import parse_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
     from wif_store.tasks.base import Protocol, Request
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """What a model's configuration and tokenizer say of a build."""
+class Preview:
+    """What a model's configuration and tokenizer say of a build.
+
+    Attributes:
+        tokenizer: Its tokenizer.
+        context_length: The most tokens of a sequence.
+        d_model: Width of the residual stream.
+        layers: The layers that are read at the final token.
+        sequence_layers: The layers that are read at every token.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     context_length: int
@@ -31,24 +42,38 @@ class Outline:
     sequence_layers: tuple[int, ...]
 
     def tokens(
-        self, requests: Sequence[Request], protocol: Protocol, *, chat: bool = False
+        self,
+        requests: Sequence[Request],
+        protocol: Protocol,
+        *,
+        chat: bool = False,
+        template: Mapping[str, Any] | None = None,
     ) -> list[tuple[int, float]]:
         """Of each request the tokens that are run, and those that are read.
 
-        Sequences are taken to share what they begin with, and to be read as often as each other where
-        the model's answer says which is read.
+        It is assumed that sequences share what they begin with, and that each of them is read as often as the
+        others where the model's answer says which is read. Texts beyond the model's context are counted too.
 
         Raises:
             SourceError: If a request cannot be encoded.
+            ModelError: If the tokenizer does not suit the protocol or the template.
         """
-        encode = Encoder(self.tokenizer, protocol, self.context_length, chat=chat)
-        jobs = [plan(encoded, protocol, trees=True) for encoded in encode(requests)]
-        return [(len(job), fmean(map(len, job.readings))) for job in jobs]
+        prepared = ChatTemplate(self.tokenizer, template) if chat else None
+        encoder = Encoder(
+            self.tokenizer,
+            protocol,
+            context_length=self.context_length,
+            vocabulary=UNLIMITED,
+            template=prepared,
+        )
+        decoder = Decoder(None, {}, mapping=False, trees=True)
+        works = [plan_work(encoded, protocol, decoder) for encoded in encoder.encode(requests)]
+        return [(len(work), fmean(map(len, work.readings))) for work in works]
 
 
-def outline(
+def preview(
     model: str, *, layers: str = "all", sequence_layers: str = "auto", trust_remote_code: bool = False
-) -> Outline:
+) -> Preview:
     """Read a model's configuration and tokenizer; its weights are neither fetched nor loaded.
 
     Args:
@@ -58,22 +83,20 @@ def outline(
         trust_remote_code: Let the repository's own Python code run.
 
     Raises:
-        ModelError: If there is no such model, or it has not these layers.
+        ModelError: If there is no such model, or it is not one that can be read.
+        LayersError: If it has not these layers.
     """
     located = locate(model, weights=False)
-    extra = {"gguf_file": located.gguf_file} if located.gguf_file else {}
+    config = read_config(located, trust_remote_code=trust_remote_code).get_text_config(decoder=True)
     try:
-        config = AutoConfig.from_pretrained(located.path, trust_remote_code=trust_remote_code, **extra)
-        config = config.get_text_config(decoder=True)
         count, d_model = config.num_hidden_layers, config.hidden_size
-    except Exception as error:
-        # transformers raises many kinds here, by architecture and file format.
-        msg = f"the configuration of model {located.name} cannot be read: {one_line(error)}"
-        raise ModelError(msg) from error
-    return Outline(
+    except AttributeError as error:
+        msg = f"the configuration of model {located.name} names no layers and width: {error}"
+        raise ModelError(msg) from None
+    return Preview(
         load_tokenizer(located, trust_remote_code=trust_remote_code),
-        getattr(config, "max_position_embeddings", None) or 2**31,
+        context_length_of(config) or UNLIMITED,
         d_model,
-        parse_layers(layers, count),
-        parse_layers(sequence_layers, count),
+        parse_layers(layers, range(count)),
+        parse_layers(sequence_layers, range(count), option="--sequence-layers"),
     )

@@ -1,38 +1,29 @@
-"""Opening an engine: a located model, loaded, with everything a store records of it."""
+"""Opening an engine: a located model, loaded, with everything that a store records of it."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
 from wif_store.errors import ModelError
+from wif_store.extract.attention import attention_of
 from wif_store.extract.batching import limits_for
+from wif_store.extract.checkpoint import locate
 from wif_store.extract.extractor import Extractor
-from wif_store.extract.model import describe_device, load, locate
+from wif_store.extract.model import describe_device, load, use_threads
+from wif_store.format.layers import parse_layers
 from wif_store.records import Engine
-from wif_store.format.zstd import zstd_version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from wif_store.tasks.base import Protocol
 
-BLOCK = 512
-"""Examples scored and journalled together, at most; batches never cross it."""
-
-LEAST_BLOCK = 32
-"""Of a small build: fewer would leave most batches unfilled."""
-
-RECORDED = ("transformers", "tokenizers", "numpy", "zarr", "numcodecs")
-
-
-def block_for(per_class: int | None) -> int:
-    """Examples of a block, where so many of either class are wanted (None for all there are).
-
-    A small build ends with its first block if a model answers a quarter to three quarters right.
-    """
-    return BLOCK if per_class is None else min(BLOCK, max(LEAST_BLOCK, 4 * per_class))
+RECORDED: Final = ("transformers", "tokenizers", "numpy", "zarr", "numcodecs")
+"""Packages that decide bytes of a store, beside torch."""
 
 
 def open_engine(
@@ -44,9 +35,10 @@ def open_engine(
     device: str = "auto",
     dtype: str = "bfloat16",
     batch_tokens: int | None = None,
-    batch_size: int = BLOCK,
-    block: int = BLOCK,
+    batch_size: int = 512,
+    threads: int | None = None,
     chat: bool = False,
+    template: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Engine:
     """Find and load a model, ready to extract under ``protocol``.
@@ -54,49 +46,60 @@ def open_engine(
     Args:
         model: ``gemma3-270m``, a Hub id (``@revision``), a folder or a GGUF file.
         protocol: What is scored and where residuals are read.
-        layers: Blocks read at the final token: ``all``, ``auto`` (every fifth) or 0-based, as in ``5,10``.
-        sequence_layers: Blocks read at every token: likewise, or ``none``.
+        layers: Decoder layers read at the final token: ``all``, ``auto`` (every fifth) or 0-based, as in
+            ``0,4,9-12``.
+        sequence_layers: Decoder layers read at every token: likewise, or ``none``.
         device: ``auto`` or a torch device.
         dtype: The type of the forward pass.
         batch_tokens: Tokens of one forward pass, padding included; None for what suits the device.
         batch_size: Examples of one forward pass, at most.
-        block: Examples scored and journalled together.
+        threads: Threads of a forward pass on the CPU; None for what this process may use.
         chat: Wrap contexts in the tokenizer's chat template.
+        template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
         trust_remote_code: Let the repository's own Python code run.
 
     Raises:
-        ModelError: If the model cannot be had or read, or has not these layers.
+        ModelError: If the model cannot be had or read, or its chat template cannot be used.
+        LayersError: If the model has not these layers.
     """
+    if template and not chat:
+        msg = "--template is for --chat-template: pass both, or leave it out"
+        raise ModelError(msg)
     located = locate(model)
+    use_threads(threads)
     loaded = load(located, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     limits = replace(limits_for(loaded.device, batch_tokens), examples=batch_size)
-    count = len(loaded.blocks)
-    final, sequence = parse_layers(layers, count), parse_layers(sequence_layers, count)
+    count = len(loaded.layers)
+    final = parse_layers(layers, range(count))
+    sequence = parse_layers(sequence_layers, range(count), option="--sequence-layers")
     if not final:
         msg = "no layer is to be read at the final token; expected --layers all or at least one index"
         raise ModelError(msg)
+    extractor = Extractor(loaded, protocol, final, sequence, limits, dict(template or {}) if chat else None)
+    prepared = extractor.chat_template
     record = {
         "id": located.name,
         "kind": located.kind,
         "revision": located.revision,
         "architecture": type(loaded.causal_lm).__name__,
-        "attention": loaded.causal_lm.config._attn_implementation,
+        "attention": attention_of(loaded.causal_lm.config),
         "dtype": dtype,
         "device": describe_device(loaded.device, loaded.dtype),
+        # On a GPU, the number of threads of its host changes nothing.
+        "threads": torch.get_num_threads() if loaded.device.type == "cpu" else None,
         "tokenizer": type(loaded.tokenizer).__name__,
         "tokenizer_revision": located.revision,
-        "chat_template": chat,
+        "chat_template": None if prepared is None else prepared.record(),
         "n_layers": count,
         "d_model": loaded.d_model,
     }
     return Engine(
-        extract=Extractor(loaded, protocol, final, sequence, limits, chat),
+        extract=extractor,
         model=record,
-        batching={**asdict(limits), "block": block},
+        batching=asdict(limits),
         # torch says of what build it is; its package does not always.
         versions={"torch": str(torch.__version__)}
-        | {name: importlib.metadata.version(name) for name in RECORDED}
-        | {"zstd": zstd_version},
+        | {name: importlib.metadata.version(name) for name in RECORDED},
         layers=final,
         sequence_layers=sequence,
         d_model=loaded.d_model,
@@ -119,31 +122,14 @@ class Opener:
 
         Raises:
             ModelError: As ``open_engine``.
+            LayersError: Likewise.
+            TaskError: If the tokenizer, or the chat template, does not suit the protocol.
         """
         if self._engine is None:
             self._engine = open_engine(self._model, protocol, **self._options)
         extractor = cast("Extractor", self._engine.extract)
         if extractor.protocol != protocol:
-            self._engine = replace(self._engine, extract=replace(extractor, protocol=protocol))
+            extractor = replace(extractor, protocol=protocol)
+            self._engine = replace(self._engine, extract=extractor)
+        extractor.check()
         return self._engine
-
-
-def parse_layers(text: str, count: int) -> tuple[int, ...]:
-    """``all``, ``none``, ``auto`` (every fifth block) or ``5,10,..`` -> 0-based block indices.
-
-    Raises:
-        ModelError: If an index is not a block of a model of ``count`` blocks.
-    """
-    named = {"all": range(count), "none": (), "auto": range(4, count, 5)}
-    if text in named:
-        return tuple(named[text])
-    try:
-        layers = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        msg = f"layers {text!r} are not understood; expected all, none or indices as in 4,9,14"
-        raise ModelError(msg) from None
-    for layer in layers:
-        if not 0 <= layer < count:
-            msg = f"layer {layer} is out of range: the model has the blocks 0 to {count - 1}"
-            raise ModelError(msg)
-    return layers

@@ -6,44 +6,60 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from wif_store.extract.batching import BatchLimits, plan_flights
-from wif_store.extract.jobs import Job, plan
-from wif_store.extract.residuals import Capture, check_finite
+from wif_store.extract.batching import BatchLimits, plan_batch_groups
+from wif_store.extract.chat_template import ChatTemplate
+from wif_store.extract.hooks import Capture, check_finite
+from wif_store.extract.memory import memory_errors
 from wif_store.extract.tokenize import Encoder
-from wif_store.extract.transfer import Side, to_device, to_numpy
+from wif_store.extract.transfer import SideStream, to_device, to_numpy
 from wif_store.extract.trees import pad
+from wif_store.extract.work import Work, plan_work
 from wif_store.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     import numpy.typing as npt
 
     from wif_store.extract.model import Model
+    from wif_store.extract.trees import Rows
     from wif_store.tasks.base import Protocol, Request
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A forward pass: its jobs, the block's records at ``places``, and what was read of it."""
+    """A batch that was run, and what was read of it.
 
-    jobs: list[Job]
-    places: list[int]
+    Attributes:
+        works: Its examples.
+        indices: Which examples of the block they are.
+        nodes: Of each example, int64: the index of each of its nodes among all tokens of the batch.
+        finals: int64, ascending: those of them that may be final tokens.
+        capture: The residuals.
+    """
+
+    works: list[Work]
+    indices: list[int]
+    nodes: list[npt.NDArray[np.int64]]
+    finals: npt.NDArray[np.int64]
     capture: Capture
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class BatchGroup:
     """Batches that are on the device and were scored together.
 
-    ``records`` are the block's. ``log_probs`` are those of all scored tokens, float32; ``mark`` is where the
-    main stream has computed everything.
+    Attributes:
+        batches: The batches.
+        records: The records of their block, to be filled in.
+        log_probs: Of all scored tokens, float32.
+        mark: The point at which the main stream has computed everything.
     """
 
     batches: list[Batch]
@@ -59,10 +75,11 @@ class Extractor:
     Attributes:
         model: The loaded model.
         protocol: What is scored and where residuals are read.
-        layers: The 0-based blocks whose final-token residual is read.
-        sequence_layers: The blocks whose residual is read at every token.
+        layers: The 0-based decoder layers whose final-token residual is read.
+        sequence_layers: The decoder layers whose residual is read at every token.
         limits: How large one forward pass may be.
-        chat: Wrap the context in the tokenizer's chat template.
+        template: The arguments of the tokenizer's chat template, in which contexts are wrapped; None for no
+            chat template.
     """
 
     model: Model
@@ -70,130 +87,198 @@ class Extractor:
     layers: Sequence[int]
     sequence_layers: Sequence[int]
     limits: BatchLimits
-    chat: bool = False
+    template: Mapping[str, Any] | None = None
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The chat template with its arguments, if there is one."""
+        return None if self.template is None else ChatTemplate(self.model.tokenizer, self.template)
 
     @cached_property
     def encoder(self) -> Encoder:
         """Texts to tokens."""
-        return Encoder(self.model.tokenizer, self.protocol, self.model.context_length, chat=self.chat)
+        return Encoder(
+            self.model.tokenizer,
+            self.protocol,
+            context_length=self.model.context_length,
+            vocabulary=self.model.vocabulary,
+            template=self.chat_template,
+        )
 
     @cached_property
-    def _side(self) -> Side:
-        return Side(self.model.device)
+    def _side(self) -> SideStream:
+        return SideStream(self.model.device)
 
     def __call__(self, requests: Sequence[Request]) -> list[Record]:
         """Run one block of requests; the records come back in their order.
 
         Raises:
             SourceError: If a request cannot be encoded.
+            ModelError: If a batch does not fit into memory, or a text has tokens that the model does not
+                know.
             ResidualError: If a residual is NaN or infinite.
         """
         [records] = self.stream([requests])
         return records
 
-    def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
-        """Run block after block: the next one is planned, and on CUDA begun, before one is given back.
+    def check(self) -> None:
+        """See whether the tokenizer suits the protocol, which a first block would show too.
+
+        Raises:
+            ModelError: If it does not suit any protocol.
+            TaskError: If it does not suit this one.
+        """
+        _ = self.encoder
+
+    def too_long(self, requests: Sequence[Request]) -> list[bool]:
+        """Of each request, whether it is longer than the model reads. Nothing is run.
 
         Raises:
             SourceError: If a request cannot be encoded.
+        """
+        return [one.longest > self.model.context_length for one in self.encoder.encode(requests)]
+
+    def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
+        """Run block after block: the next one is encoded, and on CUDA begun, before one is given back.
+
+        Raises:
+            SourceError: If a request cannot be encoded.
+            ModelError: If a batch does not fit into memory, or a text has tokens that the model does not
+                know.
             ResidualError: If a residual is NaN or infinite.
         """
+        advice = f"pass --batch-tokens below {self.limits.tokens}, or leave long texts out"
         with (
-            ThreadPoolExecutor(1, thread_name_prefix="plan") as planning,
-            ThreadPoolExecutor(1, thread_name_prefix="land") as landing,
+            ThreadPoolExecutor(1, thread_name_prefix="encode") as encoding,
+            ThreadPoolExecutor(1, thread_name_prefix="collect") as collecting,
+            memory_errors("a batch", advice),
         ):
-            yield from self._run(_ahead(planning, self._plan, blocks), landing)
+            yield from self._run(_ahead(encoding, self._plan, blocks), collecting)
 
-    def _plan(self, requests: Sequence[Request]) -> list[Job]:
-        trees = self.model.decoder.trees
-        return [plan(encoded, self.protocol, trees=trees) for encoded in self.encoder(requests)]
+    def _plan(self, requests: Sequence[Request]) -> list[Work]:
+        return [plan_work(encoded, self.protocol, self.model.decoder) for encoded in self.encoder(requests)]
 
     @torch.inference_mode()
-    def _run(self, blocks: Iterator[list[Job]], landing: ThreadPoolExecutor) -> Iterator[list[Record]]:
-        """On a GPU the next flights are launched while another thread takes one off; a CPU does one thing."""
+    def _run(self, blocks: Iterator[list[Work]], collecting: ThreadPoolExecutor) -> Iterator[list[Record]]:
+        """On a GPU the next groups are launched while another thread copies one; a CPU does one thing."""
         begun: deque[list[Record | None]] = deque()
-        flying: deque[Future[None]] = deque()
-        for jobs in blocks:
-            records: list[Record | None] = [None] * len(jobs)
+        on_device: deque[Future[None]] = deque()
+        for works in blocks:
+            records: list[Record | None] = [None] * len(works)
             begun.append(records)
-            lengths, states = [len(job) for job in jobs], [len(job.node) for job in jobs]
-            # Of one block alone: where a build was resumed must not show in its numbers.
-            for batches in plan_flights(lengths, states, self.limits):
+            lengths, states = [len(work) for work in works], [len(work.node) for work in works]
+            # Batches are made of one block alone: where a build was resumed must not show in its numbers.
+            for batches in plan_batch_groups(lengths, states, self.limits):
                 if self._side.depth:
-                    flying.append(landing.submit(self._land, self._launch(jobs, batches, records)))
+                    group = self._launch(works, batches, records)
+                    on_device.append(collecting.submit(self._collect, group))
                 else:
-                    self._land(self._launch(jobs, batches, records))
-                while len(flying) > self._side.depth:
-                    flying.popleft().result()
-                # Not after all flights of this one: what is not given back is not journalled either.
+                    self._collect(self._launch(works, batches, records))
+                while len(on_device) > self._side.depth:
+                    on_device.popleft().result()
+                # At once, not at the end of the block: what is not given back is not journalled either.
                 yield from _finished(begun)
             yield from _finished(begun)
-        while flying:
-            flying.popleft().result()
+        while on_device:
+            on_device.popleft().result()
             yield from _finished(begun)
 
-    def _launch(self, jobs: list[Job], batches: list[list[int]], records: list[Record | None]) -> Flight:
+    def _launch(
+        self, works: list[Work], batches: list[list[int]], records: list[Record | None]
+    ) -> BatchGroup:
         """Start forward passes and score them; nothing here waits for the device."""
         passed, states = [], []
-        for places in batches:
-            batch, scored = self._forward([jobs[i] for i in places], places)
+        for indices in batches:
+            batch, scored = self._forward([works[i] for i in indices], indices)
             passed.append(batch)
             states.append(scored)
-        order = [job for batch in passed for job in batch.jobs]
-        starts = _starts(len(job.node) for job in order)
-        place = np.concatenate([start + job.place for start, job in zip(starts, order, strict=True)])
-        tokens = np.concatenate([job.token for job in order])
-        log_probs = self.model.head.log_probs(torch.cat(states), place, tokens)
-        return Flight(passed, records, log_probs, self._side.mark())
+        order = [work for batch in passed for work in batch.works]
+        starts = _starts(len(work.node) for work in order)
+        row = np.concatenate([start + work.row for start, work in zip(starts, order, strict=True)])
+        tokens = np.concatenate([work.token for work in order])
+        log_probs = self.model.head.log_probs(torch.cat(states), row, tokens)
+        return BatchGroup(passed, records, log_probs, self._side.mark())
 
-    def _forward(self, jobs: list[Job], places: list[int]) -> tuple[Batch, torch.Tensor]:
-        """One forward pass, and the states of it that predict scored tokens."""
-        rows = pad([tree for job in jobs for tree in job.trees], self.model.device)
-        starts = _starts(map(len, jobs))
-        ends = [start + path[-1] for start, job in zip(starts, jobs, strict=True) for path in job.readings]
-        nodes = np.concatenate([start + job.node for start, job in zip(starts, jobs, strict=True)])
-        capture = Capture(self.layers, self.sequence_layers, rows.nodes[self._index(ends)], rows.nodes)
-        everywhere = len(self.model.blocks) - 1 in self.sequence_layers
-        read = rows.nodes if everywhere else rows.nodes[self._index(np.union1d(nodes, ends))]
-        with capture.reading(self.model.blocks):
+    def _forward(self, works: list[Work], indices: list[int]) -> tuple[Batch, torch.Tensor]:
+        """Run a batch; with the states of it that predict scored tokens.
+
+        It is one forward pass, or two where the model computes long rows in another way than short ones.
+        """
+        trees = [(n, tree) for n, work in enumerate(works) for tree in work.trees]
+        long = [self.model.decoder.is_long(max(tree.depth) + 1) for _, tree in trees]
+        passes = [[i for i, is_long in enumerate(long) if is_long is kind] for kind in (False, True)]
+        parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in works]
+        begins = np.zeros(len(trees), np.int64)
+        order = [i for members in passes for i in members]
+        begins[order] = _starts(len(trees[i][1]) for i in order)
+        for (n, tree), begin in zip(trees, begins, strict=True):
+            parts[n].append(begin + np.arange(len(tree)))
+        nodes = [np.concatenate(part) for part in parts]
+        scored = np.concatenate([at[work.node] for at, work in zip(nodes, works, strict=True)])
+        ends = [at[path[-1]] for at, work in zip(nodes, works, strict=True) for path in work.readings]
+        batch = Batch(works, indices, nodes, np.unique(ends), Capture(self.layers, self.sequence_layers))
+        ascending = np.sort(scored)
+        states, first = [], 0
+        for members in filter(None, passes):
+            rows = pad([trees[i][1] for i in members], self.model.device)
+            states.append(self._pass(rows, batch, ascending, first))
+            first += len(rows.nodes)
+        found = states[0] if len(states) == 1 else torch.cat(states)
+        if not np.array_equal(ascending, scored):
+            found = found[self._index(np.searchsorted(ascending, scored))]
+        return batch, found
+
+    def _pass(self, rows: Rows, batch: Batch, scored: npt.NDArray[np.int64], first: int) -> torch.Tensor:
+        """One forward pass over the tokens of a batch from ``first`` on: its states at those of ``scored``.
+
+        Args:
+            rows: What is run.
+            batch: The batch that it belongs to.
+            scored: int64, ascending: the tokens of the batch whose states are wanted.
+            first: Which token of the batch is the first of ``rows``.
+        """
+        span = (first, first + len(rows.nodes))
+        at, finals = (_within(values, *span) for values in (scored, batch.finals))
+        # Where sequences of the last layer are read, all of it must run.
+        everywhere = len(self.model.layers) - 1 in self.sequence_layers
+        read = rows.nodes if everywhere else rows.nodes[self._index(np.union1d(at, finals))]
+        with batch.capture.reading(self.model.layers, rows.nodes[self._index(finals)], rows.nodes):
             states = self.model.decoder.states(rows, read).flatten(0, 1)
-        return Batch(jobs, places, capture), states[rows.nodes[self._index(nodes)]]
+        return states[rows.nodes[self._index(at)]]
 
     @torch.inference_mode()
-    def _land(self, flight: Flight) -> None:
-        """Bring a flight to the host: the answers first, for they may say what is read."""
-        with self._side.after(flight.mark):
-            log_probs = self._side.to_host(flight.log_probs).double().numpy()
-            sizes = [sum(len(job.token) for job in batch.jobs) for batch in flight.batches]
+    def _collect(self, group: BatchGroup) -> None:
+        """Bring what a group gave to the host: the answers first, for they may say what is read."""
+        with self._side.after(group.mark):
+            log_probs = self._side.to_host(group.log_probs).double().numpy()
+            sizes = [sum(len(work.token) for work in batch.works) for batch in group.batches]
             parts = np.split(log_probs, np.cumsum(sizes)[:-1])
-            for batch, part in zip(flight.batches, parts, strict=True):
-                for place, record in zip(batch.places, self._records(batch, part), strict=True):
-                    flight.records[place] = record
+            for batch, part in zip(group.batches, parts, strict=True):
+                for index, record in zip(batch.indices, self._records(batch, part), strict=True):
+                    group.records[index] = record
 
     def _records(self, batch: Batch, log_probs: npt.NDArray[np.float64]) -> Iterator[Record]:
-        """What came of a batch, of whose scored tokens the log-probabilities are here."""
-        jobs = batch.jobs
-        by_job = np.split(log_probs, np.cumsum([len(job.token) for job in jobs])[:-1])
+        """The records of a batch, from the log-probabilities of its scored tokens."""
+        works = batch.works
+        by_work = np.split(log_probs, np.cumsum([len(work.token) for work in works])[:-1])
         scores = [
-            np.bincount(job.choice, part, len(job.factor)) * job.factor
-            for job, part in zip(jobs, by_job, strict=True)
+            np.bincount(work.choice, part, len(work.factor)) * work.factor
+            for work, part in zip(works, by_work, strict=True)
         ]
         answers = [int(np.argmax(s)) for s in scores]
-        readings = [job.reading(answer) for job, answer in zip(jobs, answers, strict=True)]
-        reads = [job.readings[reading] for job, reading in zip(jobs, readings, strict=True)]
-        ends = _starts(len(job.readings) for job in jobs) + readings
-        nodes = np.concatenate([s + r for s, r in zip(_starts(map(len, jobs)), reads, strict=True)])
+        reads = [work.readings[work.reading(answer)] for work, answer in zip(works, answers, strict=True)]
+        read_at = [at[read] for at, read in zip(batch.nodes, reads, strict=True)]
+        ends = np.searchsorted(batch.finals, [at[-1] for at in read_at])
         final = batch.capture.final_tokens(self._index(ends))
-        sequences = batch.capture.sequences(self._index(nodes))
-        names = [job.encoded.request.id for job in jobs]
-        check_finite(final, self.layers, [1] * len(jobs), names)
-        check_finite(sequences, self.sequence_layers, [len(r) for r in reads], names)
+        sequences = batch.capture.sequences(self._index(np.concatenate(read_at)))
+        names = [work.encoded.request.id for work in works]
+        lengths = [len(read) for read in reads]
+        check_finite(final, self.layers, [1] * len(works), names)
+        check_finite(sequences, self.sequence_layers, lengths, names)
         finals = to_numpy(self._side.to_host(final))
-        parts = np.split(
-            to_numpy(self._side.to_host(sequences)), np.cumsum([len(r) for r in reads])[:-1], axis=1
-        )
-        for n, job in enumerate(jobs):
-            encoded = job.encoded
+        parts = np.split(to_numpy(self._side.to_host(sequences)), np.cumsum(lengths)[:-1], axis=1)
+        for n, work in enumerate(works):
+            encoded = work.encoded
             yield Record(
                 id=encoded.request.id,
                 logprobs=scores[n],
@@ -201,23 +286,24 @@ class Extractor:
                 prediction=answers[n],
                 prompt=encoded.request.prompt or encoded.texts[answers[n]],
                 cut=encoded.cut,
-                cost=len(job),
-                token_ids=job.tokens(reads[n]),
+                cost=len(work),
+                token_ids=work.tokens(reads[n]),
                 final_token=finals[:, n],
                 sequence=parts[n],
+                answer_mass=work.answer_mass(scores[n]),
             )
 
-    def _index(self, values: Sequence[int] | npt.NDArray[np.int64]) -> torch.Tensor:
+    def _index(self, values: npt.ArrayLike) -> torch.Tensor:
         return to_device(np.asarray(values, dtype=np.int64), self.model.device)
 
 
 def _ahead(
     pool: ThreadPoolExecutor,
-    prepare: Callable[[Sequence[Request]], list[Job]],
+    prepare: Callable[[Sequence[Request]], list[Work]],
     blocks: Iterable[Sequence[Request]],
-) -> Iterator[list[Job]]:
+) -> Iterator[list[Work]]:
     """Prepare each block while the one before it is used."""
-    prepared: Future[list[Job]] | None = None
+    prepared: Future[list[Work]] | None = None
     for requests in blocks:
         following = pool.submit(prepare, requests)
         if prepared is not None:
@@ -235,4 +321,9 @@ def _finished(begun: deque[list[Record | None]]) -> Iterator[list[Record]]:
 
 def _starts(lengths: Iterable[int]) -> npt.NDArray[np.int64]:
     """Where each of things of these lengths begins when they are laid end to end."""
-    return np.cumsum([0, *lengths])[:-1]
+    return np.cumsum([0, *lengths], dtype=np.int64)[:-1]
+
+
+def _within(values: npt.NDArray[np.int64], first: int, end: int) -> npt.NDArray[np.int64]:
+    """The values from ``first`` up to ``end``, counted from ``first``."""
+    return values[(values >= first) & (values < end)] - first

@@ -34,7 +34,7 @@ def _normed(x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
 
 @torch.no_grad()
 def shorten(model: Any) -> None:
-    """Turn every norm that is of this kind, as a trial shows, into a ``ShortNorm``."""
+    """Turn every norm of Gemma's kind into a ``ShortNorm``; a trial shows which are."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             _shorten(module)

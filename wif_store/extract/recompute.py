@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, fields
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 import torch
 
 from wif_store.errors import DamageError, ModelError, SourceError
 from wif_store.extract.batching import limits_for
+from wif_store.extract.checkpoint import EMBEDDED, locate
 from wif_store.extract.extractor import Extractor
-from wif_store.extract.model import EMBEDDED, load, locate
-from wif_store.extract.residuals import Capture
+from wif_store.extract.hooks import Capture
+from wif_store.extract.model import load
 from wif_store.extract.transfer import to_numpy
 from wif_store.extract.trees import grow, pad
+from wif_store.format.schema import SPLITS
 from wif_store.records import widen
+from wif_store.tasks import TASKS
+from wif_store.tasks.base import Protocol, Site
 from wif_store.tasks.rows import BUILTIN, load_source
-from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,18 +29,24 @@ if TYPE_CHECKING:
     from wif_store.extract.model import Model
     from wif_store.format.schema import Example, Float32
     from wif_store.store.reader import ActivationStore
+    from wif_store.tasks.base import MultipleChoiceTask
+
+NAMED_SOURCE: Final = "the source was a local file (--source names it)"
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two computations of the same number may lie apart for batching and hardware alone."""
+    """How far two computations of the same number may lie apart for batching and hardware alone.
+
+    Attributes:
+        largest: Relative L2 of one residual vector.
+        median: The median of all of them.
+        nats: Of one choice's log-likelihood, per scored token.
+    """
 
     largest: float
-    """Relative L2 of one residual vector."""
     median: float
-    """Of all of them."""
     nats: float
-    """Of one choice's log-likelihood, per scored token."""
 
 
 TOLERANCES: Final = {
@@ -48,21 +58,33 @@ TOLERANCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """What was computed again, and how near it came."""
+    """What was computed again, and how near it came.
+
+    Attributes:
+        examples: How many examples.
+        vectors: How many residual vectors.
+        largest: Their largest relative L2 to the stored ones.
+        median: The median of it.
+        without_labels: Why tokens, log-likelihoods and answers were not computed again; empty if they were.
+    """
 
     examples: int
     vectors: int
     largest: float
     median: float
-    labels: bool
-    """Whether tokens, log-likelihoods and answers were computed again too."""
+    without_labels: str = ""
+
+    @property
+    def labels(self) -> bool:
+        """Whether tokens, log-likelihoods and answers were computed again too."""
+        return not self.without_labels
 
     def __str__(self) -> str:
         """One line."""
         labels = (
             "tokens, log-likelihoods and labels agree"
             if self.labels
-            else "labels were not recomputed: the source was a local file (--source names it)"
+            else f"labels were not recomputed: {self.without_labels}"
         )
         return (
             f"{self.examples} examples recomputed: {self.vectors} residuals agree (relative L2: largest "
@@ -73,10 +95,10 @@ class Recomputed:
 def recompute(
     store: ActivationStore, count: int, *, model: str | None = None, source: str | None = None
 ) -> Recomputed:
-    """Compute ``count`` examples, spread evenly over the store, again, and compare.
+    """Compute ``count`` examples, spread over the splits, again, and compare.
 
-    Residuals are recomputed from the stored tokens, one example at a time; tokens, log-likelihoods and
-    labels from the row of the source.
+    Residuals are recomputed from the stored tokens, one example at a time; tokens, log-likelihoods and labels
+    from the row of the source, under the protocol that the store records.
 
     Args:
         store: An open store.
@@ -90,29 +112,14 @@ def recompute(
         DamageError: If something differs by more than rounding does; the first such example is named.
     """
     loaded = _load_recorded(store.manifest.model, model)
-    rows = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).astype(int)).tolist()
-    everything = store.examples()
-    examples = [everything[row] for row in rows]
     tolerance = TOLERANCES[store.manifest.model["dtype"]]
-    distances = []
-    for row, example in zip(rows, examples, strict=True):
-        stored, computed = store.read_example(row), _compute(store, loaded, example)
-        pairs = zip(
-            (*store.layers, *store.sequence_layers),
-            (*stored[0], *stored[1]),
-            (*computed[0], *computed[1]),
-            strict=True,
-        )
-        for layer, there, here in pairs:
-            distance = np.atleast_1d(_relative(there, here))
-            if not np.all(distance <= tolerance.largest):
-                msg = (
-                    f"{store.name}: example {example.id}: the residuals of layer {layer} are not what the "
-                    f"model computes (relative L2 {np.max(distance):.1e}; expected at most "
-                    f"{tolerance.largest:.0e})"
-                )
-                raise DamageError(msg)
-            distances.append(distance)
+    distances, examples = [], []
+    for split, rows in _sample(store, count).items():
+        in_split = store.examples(split)
+        for row in rows:
+            examples.append(in_split[row])
+            stored, computed = store.read_example(split, row), _compute(store, loaded, in_split[row])
+            distances += _distances(store, in_split[row], stored, computed, tolerance)
     found = np.concatenate(distances)
     if np.median(found) > tolerance.median:
         msg = (
@@ -120,14 +127,56 @@ def recompute(
             f"{np.median(found):.1e}; expected at most {tolerance.median:.0e})"
         )
         raise DamageError(msg)
-    labels = _check_labels(store, loaded, examples, tolerance, source)
-    return Recomputed(len(rows), len(found), float(found.max()), float(np.median(found)), labels)
+    without = _check_labels(store, loaded, examples, tolerance, source)
+    return Recomputed(len(examples), len(found), float(found.max()), float(np.median(found)), without)
+
+
+def _sample(store: ActivationStore, count: int) -> dict[str, list[int]]:
+    """Rows of each split, evenly spaced: one of every split if there may be, the others by their sizes."""
+    sizes = {split: store.count(split) for split in SPLITS}
+    shares = dict.fromkeys(SPLITS, 0)
+    for _ in range(min(count, len(store))):
+        open_splits = [split for split in SPLITS if shares[split] < sizes[split]]
+        shares[max(open_splits, key=lambda s: (shares[s] == 0, sizes[s] / (2 * shares[s] + 1)))] += 1
+    return {
+        split: ((np.arange(share) + 0.5) * sizes[split] / max(1, share)).astype(int).tolist()
+        for split, share in shares.items()
+    }
+
+
+def _distances(
+    store: ActivationStore,
+    example: Example,
+    stored: tuple[Float32, Float32],
+    computed: tuple[Float32, Float32],
+    tolerance: Tolerance,
+) -> list[np.ndarray]:
+    """How far the residuals of one example are from the computed ones, layer by layer.
+
+    Raises:
+        DamageError: If one is farther than it may be.
+    """
+    distances = []
+    layers = (*store.layers, *store.sequence_layers)
+    for layer, there, here in zip(
+        layers, (*stored[0], *stored[1]), (*computed[0], *computed[1]), strict=True
+    ):
+        distance = np.atleast_1d(_relative(there, here))
+        if not np.all(distance <= tolerance.largest):
+            msg = (
+                f"{store.name}: example {example.id}: the residuals of layer {layer} are not what the "
+                f"model computes (relative L2 {np.max(distance):.1e}; expected at most "
+                f"{tolerance.largest:.0e})"
+            )
+            raise DamageError(msg)
+        distances.append(distance)
+    return distances
 
 
 def _load_recorded(record: Mapping[str, Any], given: str | None) -> Model:
     recorded = {"embedded": EMBEDDED, "hub": f"{record['id']}@{record['revision']}"}.get(record["kind"])
     if given is None and recorded is None:
-        msg = f"the store's model was the local {record['id']}: name the place with --model"
+        msg = f"the store's model was the local {record['id']}: name its folder with --model"
         raise ModelError(msg)
     located = locate(given or str(recorded))
     if located.revision != record["revision"]:
@@ -146,12 +195,12 @@ def _load_recorded(record: Mapping[str, Any], given: str | None) -> Model:
 def _compute(store: ActivationStore, model: Model, example: Example) -> tuple[Float32, Float32]:
     """One example's final token ``[layers, d_model]``, sequence ``[sequence_layers, length, d_model]``."""
     ids = example.token_ids.tolist()
-    if not all(0 <= token < model.head.vocabulary for token in ids):
+    if not all(0 <= token < model.vocabulary for token in ids):
         msg = f"{store.name}: example {example.id} holds tokens that the model does not have"
         raise DamageError(msg)
     rows = pad([grow([ids])], model.device)
-    capture = Capture(store.layers, store.sequence_layers, rows.nodes[-1:], rows.nodes)
-    with capture.reading(model.blocks):
+    capture = Capture(store.layers, store.sequence_layers)
+    with capture.reading(model.layers, rows.nodes[-1:], rows.nodes):
         model.decoder.states(rows)
     final = capture.final_tokens(torch.zeros(1, dtype=torch.int64, device=model.device))
     sequences = capture.sequences(torch.arange(len(ids), device=model.device))
@@ -169,13 +218,17 @@ def _check_labels(
     examples: Sequence[Example],
     tolerance: Tolerance,
     given: str | None,
-) -> bool:
-    """Score the rows of the source again; False where the store cannot say where they are."""
-    task, record = get_task(store.task), store.manifest.source
+) -> str:
+    """Score the rows of the source again; says why not, where the store does not say enough for that."""
+    record, task = store.manifest.source, TASKS.get(store.task)
+    if store.manifest.outcome != "choice":
+        return "the model wrote its answers"
+    if task is None:
+        return f"task {store.task} is not registered here"
     spec = given or _source_spec(record)
     if spec is None:
-        return False
-    protocol = task.protocol(store.manifest.protocol["name"])
+        return NAMED_SOURCE
+    protocol = _recorded_protocol(store, task)
     source = load_source(task, spec, keep_duplicates=protocol.keeps_duplicates)
     if source.record["sha256"] != record["sha256"]:
         msg = (
@@ -184,24 +237,85 @@ def _check_labels(
         )
         raise SourceError(msg)
     candidates = {candidate.id: candidate for candidate in source.candidates}
-    chat = bool(store.manifest.model["chat_template"])
-    extract = Extractor(model, protocol, store.layers[:1], (), limits_for(model.device), chat)
+    extract = Extractor(
+        model, protocol, store.layers[:1], (), limits_for(model.device), _recorded_template(store)
+    )
     for example in examples:
-        candidate = candidates.get(example.id)
-        if candidate is None or (candidate.source_row, candidate.gold) != (example.source_row, example.gold):
+        candidate, choice = candidates.get(example.id), example.choice
+        if candidate is None or choice is None:
             raise _differs(store, example, "gold answer or row")
-        scored = extract([task.request(candidate, protocol)])[0]
-        gap = np.abs(scored.logprobs - example.choice_logprobs)
-        allowed = tolerance.nats * scored.choice_tokens
-        if scored.choice_tokens.tolist() != list(example.choice_tokens) or np.any(gap > allowed):
+        if (candidate.source_row, candidate.gold) != (example.source_row, choice.gold):
+            raise _differs(store, example, "gold answer or row")
+        try:
+            request = task.request(candidate, protocol)
+        except KeyError as error:
+            raise _no_protocol(store, f"a template has the field {error}") from None
+        scored = extract([request])[0]
+        tokens = tuple(scored.choice_tokens.tolist())
+        if tokens != choice.choice_tokens:
             raise _differs(store, example, "log-likelihoods")
-        # Two choices within rounding of each other may change places, and with them what is read.
-        if example.confidence > 2 * allowed.max():
-            if scored.prediction != example.prediction:
+        allowed = tolerance.nats * scored.choice_tokens
+        if np.any(np.abs(scored.logprobs - choice.choice_logprobs) > allowed):
+            raise _differs(store, example, "log-likelihoods")
+        # Of two choices within rounding of each other, either may win, and be what is read.
+        if choice.margin > 2 * allowed.max():
+            if scored.prediction != choice.prediction:
                 raise _differs(store, example, "prediction")
             if scored.prompt != example.prompt or scored.token_ids.tolist() != example.token_ids.tolist():
                 raise _differs(store, example, "prompt or tokens")
-    return True
+    return ""
+
+
+def _recorded_protocol(store: ActivationStore, task: MultipleChoiceTask) -> Protocol:
+    """The protocol as the store records it, whatever the registry calls by its name now.
+
+    Raises:
+        DamageError: If it is no protocol. A stranger's templates may name fields, and nothing else.
+    """
+    recorded = dict(store.manifest.protocol)
+    names = {field.name for field in fields(Protocol)}
+    known = task.protocols[0]
+    values = {name: recorded[name] for name in names & recorded.keys()}
+    values["answers"] = tuple(values.get("answers") or ())
+    try:
+        protocol = Protocol(**values)
+    except TypeError as error:
+        raise _no_protocol(store, str(error)) from None
+    for name in names - {"max_tokens"}:
+        if type(getattr(protocol, name)) is not type(getattr(known, name)):
+            raise _no_protocol(store, f"{name} is {getattr(protocol, name)!r:.40}")
+    if protocol.site not in get_args(Site):
+        raise _no_protocol(store, f"site is {protocol.site!r:.40}")
+    if not isinstance(protocol.max_tokens, int | None) or not all(
+        isinstance(a, str) for a in protocol.answers
+    ):
+        raise _no_protocol(store, "max_tokens or answers are not what they should be")
+    for text in (protocol.context, protocol.continuation, protocol.prompt):
+        try:
+            parts = list(Formatter().parse(text))
+        except ValueError as error:
+            raise _no_protocol(store, str(error)) from None
+        for _, used, form, conversion in parts:
+            if used is not None and (not used.isidentifier() or form or conversion):
+                raise _no_protocol(store, f"a template has the field {used!r:.40}")
+    return protocol
+
+
+def _no_protocol(store: ActivationStore, why: str) -> DamageError:
+    msg = f"{store.name}: the recorded protocol cannot be used ({why}): build or pull the store again"
+    return DamageError(msg)
+
+
+def _recorded_template(store: ActivationStore) -> Mapping[str, Any] | None:
+    """The arguments of the chat template; None where there was none."""
+    record = store.manifest.model.get("chat_template")
+    if not record:
+        return None
+    arguments = record.get("arguments") if isinstance(record, dict) else None
+    if not isinstance(arguments, dict):
+        msg = f"{store.name}: the recorded chat template has no arguments: build or pull the store again"
+        raise DamageError(msg)
+    return arguments
 
 
 def _source_spec(record: Mapping[str, Any]) -> str | None:

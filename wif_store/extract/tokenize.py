@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wif_store.errors import ModelError, SourceError
+from wif_store.errors import ModelError, SourceError, TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
+    from wif_store.extract.chat_template import ChatTemplate
     from wif_store.tasks.base import Protocol, Request
 
 
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 class Encoded:
     """A request as tokens.
 
-    ``contexts`` and ``continuations`` hold token ids per choice, ``texts`` what is read where that is one
-    of the scored sequences. ``read`` are the tokens of the prompt that is read on its own, if any;
-    ``cut`` is how many tokens it lost to the protocol's limit.
+    Attributes:
+        request: The request.
+        contexts: Token ids of the context, one list a choice.
+        continuations: Token ids of the continuation, one list a choice.
+        texts: What is read where that is one of the scored sequences, one text a choice.
+        read: Token ids of the prompt that is read by itself, if there is one.
+        cut: How many tokens that prompt lost to the protocol's limit.
     """
 
     request: Request
@@ -31,6 +36,12 @@ class Encoded:
     read: list[int] | None = None
     cut: int = 0
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        joined = (len(c) + len(t) for c, t in zip(self.contexts, self.continuations, strict=True))
+        return max(*joined, len(self.read or ()))
+
 
 class Encoder:
     """Encodes requests with one tokenizer under one protocol."""
@@ -39,47 +50,84 @@ class Encoder:
         self,
         tokenizer: PreTrainedTokenizerBase,
         protocol: Protocol,
-        context_length: int,
         *,
-        chat: bool = False,
+        context_length: int,
+        vocabulary: int,
+        template: ChatTemplate | None = None,
     ) -> None:
+        """Try the tokenizer.
+
+        Args:
+            tokenizer: The model's own.
+            protocol: What is scored and read.
+            context_length: The most tokens of a sequence.
+            vocabulary: The number of token ids that the model knows.
+            template: Wraps the contexts, if it is given.
+
+        Raises:
+            ModelError: If the tokenizer ends texts with a special token.
+            TaskError: If the protocol needs a token to start with and the tokenizer has none, or if it has no
+                shared context for a template to wrap.
+        """
         self.tokenizer = tokenizer
         self.protocol = protocol
         self.context_length = context_length
-        self.chat = chat
-        if chat and (protocol.site != "context" or not getattr(tokenizer, "chat_template", None)):
+        self.vocabulary = vocabulary
+        self.template = template
+        if template is not None and protocol.site != "context":
             msg = (
-                "the chat template cannot be used: it needs a tokenizer that has one and a protocol that "
-                "reads a shared context (mcq)"
+                f"--chat-template cannot be used with protocol {protocol.name} of this task: it needs a "
+                "context that all choices share; use --protocol mcq, or leave it out"
             )
-            raise ModelError(msg)
+            raise TaskError(msg)
         plain: list[int] = tokenizer("a", add_special_tokens=False).input_ids
         default: list[int] = tokenizer("a").input_ids
         self.start = default[: len(default) - len(plain)]
         if default != self.start + plain:
             msg = "this tokenizer ends every text with a special token; expected one of a decoder-only model"
             raise ModelError(msg)
+        if protocol.context == "" and not self.start:
+            self._fallback()
 
     def __call__(self, requests: Sequence[Request]) -> list[Encoded]:
         """Encode requests.
 
-        A context's trailing spaces belong to its continuation; context and continuation are encoded
-        as one text, which is cut at the length of the context's own encoding, so that a token that
-        merges across the boundary is counted as the harness counts it.
+        A context's trailing spaces belong to its continuation. Context and continuation are encoded as one
+        text, which is cut at the length of the context's own encoding, so that a token that merges across the
+        boundary is counted as the harness counts it.
 
         Raises:
             SourceError: If a continuation has no tokens, or a text is longer than the model's context.
+            ModelError: If a text has a token that the model does not know, or needs a start token and there
+                is none.
+        """
+        encoded = self.encode(requests)
+        for one in encoded:
+            if one.longest > self.context_length:
+                msg = (
+                    f"example {one.request.id} has {one.longest} tokens; the model reads at most "
+                    f"{self.context_length}: pass --skip-too-long, or use a model with a longer context"
+                )
+                raise SourceError(msg)
+        return encoded
+
+    def encode(self, requests: Sequence[Request]) -> list[Encoded]:
+        """The same, whatever the length of the texts.
+
+        Raises:
+            SourceError: If a continuation has no tokens.
+            ModelError: As above.
         """
         pairs = [self._split(context, text) for r in requests for context, text in r.pairs]
         contexts = self._tokens([context for context, _ in pairs])
-        wholes = self._tokens([context + text for context, text in pairs])
+        joined = self._tokens([context + text for context, text in pairs])
         prompts = iter(self._tokens([r.prompt for r in requests if r.prompt is not None]))
         encoded, at = [], 0
         for request in requests:
             span = slice(at, at + len(request.pairs))
             at = span.stop
             read = next(prompts) if request.prompt is not None else None
-            encoded.append(self._encoded(request, pairs[span], contexts[span], wholes[span], read))
+            encoded.append(self._encoded(request, pairs[span], contexts[span], joined[span], read))
         return encoded
 
     def _encoded(
@@ -87,10 +135,10 @@ class Encoder:
         request: Request,
         pairs: Sequence[tuple[str, str]],
         contexts: Sequence[list[int]],
-        wholes: Sequence[list[int]],
+        joined: Sequence[list[int]],
         read: list[int] | None,
     ) -> Encoded:
-        continuations = tuple(w[len(c) :] for c, w in zip(contexts, wholes, strict=True))
+        continuations = tuple(w[len(c) :] for c, w in zip(contexts, joined, strict=True))
         for number, tokens in enumerate(continuations, 1):
             if not tokens:
                 msg = (
@@ -98,27 +146,29 @@ class Encoder:
                     "has no tokens; expected a text to score"
                 )
                 raise SourceError(msg)
+        for tokens in (*contexts, *joined, read or []):
+            if tokens and max(tokens) >= self.vocabulary:
+                self._refuse_token(request.id, max(tokens))
         cut = 0
         if read is not None and self.protocol.max_tokens:
             cut = max(0, len(read) - self.protocol.max_tokens)
             read = read[: self.protocol.max_tokens]
-        longest = max(
-            *(len(c) + len(t) for c, t in zip(contexts, continuations, strict=True)), len(read or ())
-        )
-        if longest > self.context_length:
-            msg = (
-                f"example {request.id} has {longest} tokens; the model reads at most {self.context_length}: "
-                "leave it out of the source or use a model with a longer context"
-            )
-            raise SourceError(msg)
         texts = tuple(c for c, _ in pairs) if self.protocol.site == "context" else tuple(map("".join, pairs))
         return Encoded(request, tuple(contexts), continuations, texts, read, cut)
 
+    def _refuse_token(self, name: str, token: int) -> None:
+        msg = (
+            f"example {name}: the tokenizer gives token {token} "
+            f"({self.tokenizer.convert_ids_to_tokens(token)!r}); the model knows those below "
+            f"{self.vocabulary}: use the tokenizer that was saved with these weights, or leave the example "
+            "out"
+        )
+        raise ModelError(msg)
+
     def _split(self, context: str, continuation: str) -> tuple[str, str]:
-        if self.chat:
-            message = [{"role": "user", "content": context}]
-            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-            return str(text), continuation.lstrip()
+        if self.template is not None:
+            # The template says what stands before an answer, and not the protocol's own leading space.
+            return self.template(context), self.template.gap + continuation.lstrip()
         stripped = context.rstrip()
         return stripped, context[len(stripped) :] + continuation
 
@@ -128,9 +178,19 @@ class Encoder:
         plain = self.tokenizer(list(texts), add_special_tokens=False).input_ids
         # A chat template writes its own start token. Without one, an empty context still needs a
         # token to condition on.
-        start = [] if self.chat else self.start
-        fallback = self.tokenizer.bos_token_id
-        if fallback is None:
-            fallback = self.tokenizer.eos_token_id
-        needs_start = [not start and (not tokens or self.protocol.context == "") for tokens in plain]
-        return [([fallback] if bare else start) + ids for ids, bare in zip(plain, needs_start, strict=True)]
+        start = [] if self.template is not None else self.start
+        bare = [not start and (not tokens or self.protocol.context == "") for tokens in plain]
+        return [
+            (self._fallback() if needs else start) + tokens for needs, tokens in zip(bare, plain, strict=True)
+        ]
+
+    def _fallback(self) -> list[int]:
+        """The token that an empty context is conditioned on, where the tokenizer starts no text by itself."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return [token]
+        msg = (
+            f"protocol {self.protocol.name} scores texts that have no context, and this tokenizer has "
+            "neither a start nor an end token to put there: use another --protocol, or a model that has one"
+        )
+        raise TaskError(msg)

@@ -1,7 +1,7 @@
-"""One row per example: what its sequences share is run once, what differs follows as branches.
+"""One row for sequences that begin alike: what they share is run once, what differs follows as branches.
 
 The choices of an example begin alike, so their tokens form a tree: a stem, and a branch for each choice.
-The row holds stem and branches end to end; every token stands at its own depth and sees only its own
+The row holds stem and branches end to end. Every token stands at its own depth and sees only its own
 path, so each sequence is computed as if it stood alone, in one pass and without a cache.
 """
 
@@ -28,9 +28,11 @@ STEM, PADDING = 0, -1
 class Tree:
     """Token sequences that begin alike, as one row.
 
-    ``branch`` says for every token of the row whether it is of the stem (0) or of the branch of
-    sequence c (c + 1), ``depth`` how many tokens stand before it in its sequence. ``paths[c]`` are the
-    places of sequence c's tokens in the row.
+    Attributes:
+        tokens: The tokens of the row.
+        branch: Of every token, 0 if it is of the stem, c + 1 if it is of the branch of sequence c.
+        depth: Of every token, how many tokens stand before it in its sequence.
+        paths: Of every sequence, the positions of its tokens in the row, int64.
     """
 
     tokens: list[int]
@@ -44,7 +46,7 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Whether one sequence holds every token: plain causal attention will do."""
+        """Whether one sequence holds every token, so that plain causal attention will do."""
         return any(len(path) == len(self.tokens) for path in self.paths)
 
 
@@ -74,9 +76,8 @@ class Rows:
         ids: int64 ``[rows, width]``; padding is token 0, which nothing sees.
         branch: int64 ``[rows, width]``; -1 where there is padding.
         depth: int64 ``[rows, width]``.
-        nodes: int64 ``[n]``, the flat places of all real tokens, row by row: a token's *node* is its
-            place among them.
-        first: The node of each row's first token.
+        nodes: int64 ``[n]``, the flat positions of all real tokens, row by row: a token's *node* is its
+            index among them.
         chains: Whether no tree has branches.
     """
 
@@ -84,13 +85,15 @@ class Rows:
     branch: torch.Tensor
     depth: torch.Tensor
     nodes: torch.Tensor
-    first: list[int]
     chains: bool
 
     def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """What each token sees, as is added to attention scores: ``[rows, 1, width, width]``.
+        """What is added to attention scores so that a token sees its own path alone.
 
-        Itself and what stands before it on its path, at most ``window - 1`` tokens back.
+        A token sees itself and what stands before it on its path, at most ``window - 1`` tokens back.
+
+        Returns:
+            ``[rows, 1, width, width]`` of a type: 0 where a token is seen, else the least number of the type.
         """
         branch, depth = self.branch, self.depth
         back = depth[:, :, None] - depth[:, None, :]
@@ -104,7 +107,7 @@ class Rows:
 
 
 def pad(trees: Sequence[Tree], device: torch.device) -> Rows:
-    """Lay trees side by side."""
+    """Lay trees side by side, padded to the longest."""
     width = max(map(len, trees))
     table = np.zeros((3, len(trees), width), np.int64)
     table[1] = PADDING
@@ -112,6 +115,5 @@ def pad(trees: Sequence[Tree], device: torch.device) -> Rows:
         table[:, row, : len(tree)] = tree.tokens, tree.branch, tree.depth
     ids, branch, depth = to_device(table, device)
     nodes = to_device(np.flatnonzero(table[1] != PADDING), device)
-    first = np.cumsum([0, *map(len, trees)]).tolist()[:-1]
     chains = all(tree.is_chain for tree in trees)
-    return Rows(ids, branch, depth, nodes, first, chains)
+    return Rows(ids, branch, depth, nodes, chains)

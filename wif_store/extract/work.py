@@ -14,31 +14,32 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from wif_store.extract.decoder import Decoder
     from wif_store.extract.tokenize import Encoded
     from wif_store.format.schema import Int32
     from wif_store.tasks.base import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One example, with every token addressed by its *node*: its place among the job's trees, end to end.
+class Work:
+    """One example, with every token addressed by its *node*: its index among the example's trees, end to end.
 
     Attributes:
         encoded: The example.
         trees: The rows that are run.
         node: int64 ``[n]``, the nodes whose states predict scored tokens.
-        place: int64 ``[m]``, which of them predicts each scored token: one may do so for several choices.
+        row: int64 ``[m]``, which of them predicts each scored token: one may do so for several choices.
         token: int64 ``[m]``, the scored tokens.
         choice: int64 ``[m]``, the choice whose log-likelihood each one adds to.
         factor: float64 ``[choices]``, by which the sums are multiplied.
-        readings: The nodes of each sequence that may be read: one, or one for each choice, of
-            which that of the preferred choice is.
+        readings: The nodes of each sequence that may be read: one sequence, or one for each choice, of which
+            that of the preferred choice is read.
     """
 
     encoded: Encoded
     trees: list[Tree]
     node: npt.NDArray[np.int64]
-    place: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
     token: npt.NDArray[np.int64]
     choice: npt.NDArray[np.int64]
     factor: npt.NDArray[np.float64]
@@ -56,43 +57,90 @@ class Job:
         """The tokens at ``nodes``."""
         return np.concatenate([tree.tokens for tree in self.trees])[nodes].astype(np.int32)
 
+    def answer_mass(self, logprobs: npt.NDArray[np.float64]) -> float:
+        """The probability that the model goes on with one of the scored answers.
 
-def plan(encoded: Encoded, protocol: Protocol, *, trees: bool) -> Job:
+        Args:
+            logprobs: float64 ``[choices]``, the summed log-likelihoods.
+
+        Returns:
+            0 to 1; NaN where the answers do not follow one context, or their likelihoods are scaled.
+        """
+        contexts, answers = self.encoded.contexts, self.encoded.continuations
+        if any(context != contexts[0] for context in contexts) or not np.all(self.factor == 1):
+            return float("nan")
+        distinct = {tuple(answer): logprob for answer, logprob in zip(answers, logprobs, strict=True)}
+        # An answer that begins with another one is counted by that one.
+        counted = [
+            logprob
+            for answer, logprob in distinct.items()
+            if not any(answer[:n] in distinct for n in range(1, len(answer)))
+        ]
+        return float(np.exp(counted).sum())
+
+
+def plan_work(encoded: Encoded, protocol: Protocol, decoder: Decoder) -> Work:
     """Lay out one example.
+
+    Sequences that begin alike share a tree where the decoder takes trees. Some decoders compute long
+    sequences in another way than short ones. Then a tree holds sequences of one kind, and a context that is
+    read runs as one of its own kind, so that every number is what the sequence gives by itself.
 
     Args:
         encoded: The example as tokens.
         protocol: What is scored and read.
-        trees: Whether sequences that begin alike may share a row.
+        decoder: What runs it.
     """
-    wholes = [c + t for c, t in zip(encoded.contexts, encoded.continuations, strict=True)]
+    full = [c + t for c, t in zip(encoded.contexts, encoded.continuations, strict=True)]
     # The last token predicts nothing: it is run only where it is read.
-    sequences = wholes if protocol.site == "preferred" else [w[:-1] for w in wholes]
-    rows: list[Sequence[list[int]]] = [sequences] if trees else [[s] for s in sequences]
-    if encoded.read is not None:
-        rows.append([encoded.read])
-    grown = [grow(row) for row in rows]
-    starts = np.cumsum([0, *map(len, grown)])
-    paths = [start + path for start, tree in zip(starts, grown, strict=False) for path in tree.paths]
-    begins = [len(c) for c in encoded.contexts]
-    if protocol.site == "context":
+    sequences = full if protocol.site == "preferred" else [w[:-1] for w in full]
+    trees, paths = _grown(sequences, decoder)
+    begins = [len(context) for context in encoded.contexts]
+    if protocol.site == "prompt":
+        readings = [_added(encoded.read or [], trees)]
+    elif protocol.site == "preferred":
+        readings = paths
+    elif decoder.is_long(begins[0]) == decoder.is_long(len(sequences[0])):
         readings = [paths[0][: begins[0]]]
     else:
-        readings = paths if protocol.site == "preferred" else paths[-1:]
-    lengths = np.array([len(w) for w in wholes], dtype=np.float64)
-    scored = list(zip(paths, wholes, begins, strict=False))
-    node, place = np.unique(
-        np.concatenate([path[begin - 1 : len(whole) - 1] for path, whole, begin in scored]),
+        readings = [_added(encoded.contexts[0], trees)]
+    lengths = np.array([len(w) for w in full], dtype=np.float64)
+    scored = list(zip(paths, full, begins, strict=True))
+    node, row = np.unique(
+        np.concatenate([path[begin - 1 : len(tokens) - 1] for path, tokens, begin in scored]),
         return_inverse=True,
     )
-    return Job(
+    return Work(
         encoded,
-        grown,
+        trees,
         node=node,
-        place=place,
-        token=np.concatenate([whole[begin:] for _, whole, begin in scored]),
-        choice=np.repeat(np.arange(len(wholes)), [len(t) for t in encoded.continuations]),
+        row=row,
+        token=np.concatenate([tokens[begin:] for _, tokens, begin in scored]),
+        choice=np.repeat(np.arange(len(full)), [len(t) for t in encoded.continuations]),
         # A mean over the n - 1 predicted tokens of an n-token sequence, times n.
         factor=lengths / (lengths - 1) if protocol.scale_by_length else np.ones_like(lengths),
         readings=readings,
     )
+
+
+def _grown(
+    sequences: Sequence[list[int]], decoder: Decoder
+) -> tuple[list[Tree], list[npt.NDArray[np.int64]]]:
+    """The trees of sequences, and the nodes of each sequence."""
+    kinds = [decoder.is_long(len(sequence)) if decoder.trees else n for n, sequence in enumerate(sequences)]
+    trees: list[Tree] = []
+    paths: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)] * len(sequences)
+    for kind in dict.fromkeys(kinds):
+        members = [n for n, other in enumerate(kinds) if other == kind]
+        start = sum(map(len, trees))
+        trees.append(grow([sequences[n] for n in members]))
+        for n, path in zip(members, trees[-1].paths, strict=True):
+            paths[n] = start + path
+    return trees, paths
+
+
+def _added(sequence: list[int], trees: list[Tree]) -> npt.NDArray[np.int64]:
+    """Add a sequence as a row of its own; its nodes."""
+    start = sum(map(len, trees))
+    trees.append(grow([sequence]))
+    return start + trees[-1].paths[0]

@@ -152,7 +152,8 @@ def evaluate(
 
     Example::
 
-        results = wif_store.evaluate({"winogrande-0123456789abcdef": 0.7, ...}, store)
+        scores = {example.id: example.choice.margin for example in store.examples("test")}
+        results = wif_store.evaluate(scores, store)
     """
     run = _start(stores, confidence, bootstrap_draws, 1)
     _add_predictions(run, predictions, name)

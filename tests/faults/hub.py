@@ -17,8 +17,8 @@ from huggingface_hub import HfFileSystem
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from huggingface_hub.utils.logging import CRITICAL, set_verbosity
 
-from benchmarks.faults.builds import contents, numbers
-from benchmarks.faults.report import Row
+from tests.faults.builds import contents, numbers
+from tests.faults.report import Row
 from tests.hub.publishing import REPO, dataset, push
 from tests.hub.publishing import contents as published
 from tests.support.hub import Hub
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from tests.faults.campaign import Campaign
 
 FAULTS: Final[dict[str, dict[str, Any]]] = {
     "500": {"status": 500},
@@ -79,7 +81,7 @@ class Clock:
 def loopback(folder: Path, clock: Clock) -> Iterator[Hub]:
     """A Hub, and clients of this process that know it alone and wait by ``clock``."""
     with ExitStack() as stack:
-        for where in ("huggingface_hub.utils._http", "wif_store.hub.repo", "wif_store.storage.hub_client"):
+        for where in ("huggingface_hub.utils._http", "tenacity.nap"):
             stack.enter_context(patch(f"{where}.time", clock.module()))
         stack.enter_context(patch("huggingface_hub.constants.HF_HUB_DISABLE_XET", True))
         hub = stack.enter_context(Hub(folder))
@@ -94,32 +96,38 @@ def loopback(folder: Path, clock: Clock) -> Iterator[Hub]:
             raise hub.broken[0]
 
 
-def hub_faults(folder: Path, faults: Sequence[str], each: int, rng: random.Random) -> Iterator[Row]:
-    """Each fault at ``each`` random requests of a push, a pull and a read, in turn passing and lasting."""
+def hub(campaign: Campaign) -> Iterator[Row]:
+    """Each fault at random requests of a push, a pull and a read, in turn passing and lasting."""
+    folder, each = campaign.at("hub"), campaign.count(1, 6)
+    names = ["500", "reset", "wrong byte"] if campaign.short else list(FAULTS)
     old, new = make_store(folder / "w.zarr", "winogrande"), make_store(folder / "b.zarr", "boolq")
-    clock, chosen = Clock(), [name for name in faults for _ in range(each)]
-    with loopback(folder / "hub", clock) as hub:
-        _publish(hub, old)
-        before = published(hub)
-        push(hub, new)
-        states = (before, published(hub))
+    clock, chosen = Clock(), [name for name in names for _ in range(each)]
+    with loopback(folder / "hub", clock) as served:
+        inject = partial(_inject, served, clock, chosen, campaign.rng)
+        _publish(served, old)
+        before = published(served)
+        push(served, new)
+        states = (before, published(served))
 
         def pushed() -> bool:
-            return published(hub) == states[1] and set(hub.repo(REPO).state.branches) == {"main"}
+            return published(served) == states[1] and set(served.repo(REPO).state.branches) == {"main"}
 
         pushing = _Use(
-            partial(push, hub, new), pushed, lambda: published(hub) in states, partial(_publish, hub, old)
+            partial(push, served, new),
+            pushed,
+            lambda: published(served) in states,
+            partial(_publish, served, old),
         )
-        yield _inject(Row("Hub: a fault in mid-push"), hub, clock, pushing, chosen, rng)
-        _publish(hub, old, new)
+        yield inject(Row("Hub: a fault in mid-push", len(chosen)), pushing)
+        _publish(served, old, new)
         out, files, values = folder / "pulled.zarr", contents(new), numbers(new)
         pulling = _Use(
-            lambda: Pull.open(dataset(hub)).pull("boolq", out),
+            lambda: Pull.open(dataset(served)).pull("boolq", out),
             lambda: contents(out) == files,
             lambda: not out.exists() or contents(out) == files,
             partial(_forget, out),
         )
-        yield _inject(Row("Hub: a fault in mid-pull"), hub, clock, pulling, chosen, rng)
+        yield inject(Row("Hub: a fault in mid-pull", len(chosen)), pulling)
         read: list[str] = []
         reading = _Use(
             lambda: read.append(numbers(f"hf://datasets/{REPO}/zarr/boolq.zarr")),
@@ -127,7 +135,7 @@ def hub_faults(folder: Path, faults: Sequence[str], each: int, rng: random.Rando
             lambda: read in ([], [values]),
             lambda: (read.clear(), HfFileSystem.clear_instance_cache()),
         )
-        yield _inject(Row("Hub: a fault in mid-read"), hub, clock, reading, chosen, rng)
+        yield inject(Row("Hub: a fault in mid-read", len(chosen)), reading)
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ class _Use:
     """Make everything as it was before the first call."""
 
 
-def _inject(row: Row, hub: Hub, clock: Clock, use: _Use, chosen: Sequence[str], rng: random.Random) -> Row:
+def _inject(hub: Hub, clock: Clock, chosen: Sequence[str], rng: random.Random, row: Row, use: _Use) -> Row:
     use.begin()
     hub.log.clear()
     use.call()
@@ -203,4 +211,4 @@ def _publish(hub: Hub, *stores: Path) -> None:
 def _forget(out: Path) -> None:
     """Remove what a pull has left."""
     for path in out.parent.glob(f"{out.name}*"):
-        shutil.rmtree(path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
