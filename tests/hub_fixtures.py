@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import huggingface_hub
+import huggingface_hub.utils
 import pytest
 
 from tests.support.hub import Hub

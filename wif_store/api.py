@@ -16,8 +16,8 @@ from wif_store.builder.plan import Settings, is_finished
 from wif_store.builder.sweep import Job, Templates, plan_jobs
 from wif_store.errors import BuildError, SelectionError
 from wif_store.format.schema import MANIFEST
-from wif_store.hub.pull import pull_dataset as pull  # noqa: F401
-from wif_store.hub.push import push_stores as push  # noqa: F401
+from wif_store.hub.pull import pull_dataset as pull
+from wif_store.hub.push import push_stores as push
 from wif_store.scorer.run import evaluate as evaluate
 from wif_store.scorer.run import score as score
 from wif_store.storage import storage_of
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from wif_store.records import Engine
     from wif_store.store.reader import ActivationStore
     from wif_store.tasks.base import Protocol
+
+__all__ = ["BuildOptions", "build", "evaluate", "is_built", "open_model", "pull", "push", "score"]
 
 DEFAULT_MODEL = "google/gemma-2-2b"
 

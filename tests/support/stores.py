@@ -10,11 +10,11 @@ import numpy as np
 
 from wif_store.builder.pipeline import Settings, build_store
 from wif_store.format.manifest import render_manifest
-from wif_store.storage import describe
-from wif_store.records import Engine, Record
 from wif_store.format.schema import MANIFEST
-from wif_store.tasks.rows import load_source
+from wif_store.records import Engine, Record
+from wif_store.storage import describe
 from wif_store.tasks import get_task
+from wif_store.tasks.rows import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -207,7 +207,12 @@ def _cached(repo: str, revision: str, *, weights: bool) -> Located | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+        # The client refuses a snapshot that lacks files of the repository which nobody wanted.
+        folder = Path(
+            snapshot_download(
+                repo, revision=revision or None, local_files_only=True, allow_patterns=["config.json"]
+            )
+        )
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
     names = _names_in(folder)

@@ -59,8 +59,8 @@ def decode(chunk: np.ndarray, out: np.ndarray) -> None:
     if len(frame) < HEADER or crc32c(frame) != chunk[-CHECKSUM:].tobytes():
         msg = "a chunk does not have its checksum"
         raise ChunkError(msg)
-    # A frame says at its head how it is to be decoded, and Blosc believes it: one that lies about its own length
-    # or blocks has Blosc read beyond it. What a chunk's head must say is known before it is decoded.
+    # A frame says at its head how it is to be decoded, and Blosc believes it: one that lies about its own
+    # length or blocks has Blosc read beyond it. What a chunk's head must say is known before it is decoded.
     typesize, sizes = int(frame[3]), np.frombuffer(frame[4:HEADER].tobytes(), "<u4").tolist()
     expected = [out.nbytes, out.nbytes, len(frame)]
     if typesize != out.itemsize or sizes != expected:
