@@ -45,7 +45,7 @@ def score_command(
     ] = None,
     compare: Annotated[str | None, typer.Option(help="'paper': the published Figure 1 beside ours.")] = None,
     cross_task: Annotated[
-        bool, typer.Option("--transfer", help="Also train on each task, test on all.")
+        bool, typer.Option("--cross-task", help="Also train on each task, test on all.")
     ] = False,
     confidence: Annotated[float, typer.Option(help="Of the intervals; the level of the verdicts.")] = 0.999,
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws for a bootstrap interval; 0 for none.")] = 0,
