@@ -161,7 +161,7 @@ def _wait_for(refs: Collection[Any]) -> None:
 def ray_workers(
     open_engine: Open, *, address: str | None = None, workers: int | None = None, gpus: float | None = None
 ) -> Iterator[list[Any]]:
-    """Start actors that will load a model when a crew is made of them; stop them at the end.
+    """Start actors, which load a model when ``RayWorkers`` is made of them; stop them at the end.
 
     Args:
         open_engine: Gives the model.

@@ -46,12 +46,12 @@ class Layout:
     def files(self) -> list[str]:
         """The names of the array's files, below the array."""
         counts = [math.ceil(length / step) for length, step in zip(self.shape, self.file, strict=True)]
-        return ["c/" + "/".join(map(str, place)) for place in _grid(counts)]
+        return ["c/" + "/".join(map(str, cell)) for cell in _grid(counts)]
 
     @property
     def chunks_per_shard(self) -> tuple[int, ...]:
         """How many chunks a shard has along each axis."""
-        return tuple(whole // part for whole, part in zip(self.file, self.chunk, strict=True))
+        return tuple(file // chunk for file, chunk in zip(self.file, self.chunk, strict=True))
 
 
 def sequence_chunk(d_model: int) -> int:
@@ -117,7 +117,7 @@ def coordinate_layouts(layers: Mapping[str, Sequence[int]]) -> dict[str, Layout]
 
 
 def _grid(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every place of a grid, in C order."""
+    """Every cell of a grid, in C order."""
     if not counts:
         yield ()
         return

@@ -118,9 +118,9 @@ def _check_sizes(manifest: Manifest) -> None:
         spec = (COORDINATES | ARRAYS)[path.rpartition("/")[2]]
         held = 1 if spec.dtype == "int8" else 4
         chunks = 1
-        for length, part, whole in zip(layout.shape, layout.chunk, layout.file, strict=True):
+        for length, part, step in zip(layout.shape, layout.chunk, layout.file, strict=True):
             held *= length
-            chunks *= -(-length // whole) * (whole // part)
+            chunks *= -(-length // step) * (step // part)
         size = stored.get(path, 0)
         if held > SLACK + MOST_COMPRESSED * size or (layout.shard and index_bytes(chunks) > size + SLACK):
             msg = f"the {size} bytes of {path} cannot hold the shape {list(layout.shape)}"

@@ -52,14 +52,14 @@ class Run:
         layer: Row of the result.
         begin: The first row of the shard in the array.
         first: Number of the first chunk among those of its shard.
-        places: int64 ``[chunks, 2]``, offset and length of each.
+        ranges: int64 ``[chunks, 2]``, offset and length of each.
     """
 
     file: str
     layer: int
     begin: int
     first: int
-    places: np.ndarray
+    ranges: np.ndarray
 
 
 class ResidualArray:
@@ -135,16 +135,16 @@ class ResidualArray:
             file = f"c/0/{begin // self._shard}/0"
             first = layer * per_layer + max(0, start - begin) // self.step * self._across
             last = layer * per_layer + -(-min(self._shard, stop - begin) // self.step) * self._across
-            places = self._index(file)[first:last]
-            if np.any(places[:, 0] < 0):
+            ranges = self._index(file)[first:last]
+            if np.any(ranges[:, 0] < 0):
                 msg = f"{self._path}/{file} lacks a chunk"
                 raise ChunkError(msg)
             # Chunks that follow each other are read together, up to what one request is good for.
-            starts, ends = places[:, 0].tolist(), places.sum(1).tolist()
+            starts, ends = ranges[:, 0].tolist(), ranges.sum(1).tolist()
             cut = 0
-            for i in range(1, len(places) + 1):
-                if i == len(places) or starts[i] != ends[i - 1] or ends[i] - starts[cut] > self._storage.span:
-                    yield Run(file, row, begin, first + cut, places[cut:i])
+            for i in range(1, len(ranges) + 1):
+                if i == len(ranges) or starts[i] != ends[i - 1] or ends[i] - starts[cut] > self._storage.span:
+                    yield Run(file, row, begin, first + cut, ranges[cut:i])
                     cut = i
 
     def _index(self, file: str) -> np.ndarray:
@@ -160,12 +160,12 @@ class ResidualArray:
 
     def _fill(self, values: Float32, run: Run, start: int) -> None:
         """Read a run and decode it into a layer whose first row is row ``start`` of the array."""
-        origin = int(run.places[0, 0])
+        origin = int(run.ranges[0, 0])
         name = f"{self._path}/{run.file}"
         # An array, for its slices are no copies.
-        found = np.frombuffer(self._storage.read(name, origin, int(run.places[-1].sum())), np.uint8)
+        found = np.frombuffer(self._storage.read(name, origin, int(run.ranges[-1].sum())), np.uint8)
         checksums = self._files[name].get("chunk_crc32c", "")
-        for number, (offset, length) in enumerate(run.places.tolist(), run.first):
+        for number, (offset, length) in enumerate(run.ranges.tolist(), run.first):
             chunk = found[offset - origin : offset - origin + length]
             expected = checksums[8 * number : 8 * number + 8]
             if len(chunk) != length or chunk[-CHECKSUM:].tobytes().hex() != expected:
