@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.tables import Working, say
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -27,23 +29,32 @@ Seconds = dict[str, list[float]]
 """Of each work: its seconds, turn by turn."""
 
 
-def interleave(works: Mapping[str, Callable[[], object]], turns: int) -> tuple[Seconds, Seconds]:
+def interleave(works: Mapping[str, Callable[[], object]], turns: int, what: str = "") -> tuple[Seconds, Seconds]:
     """Run every work once a turn, each turn beginning with another one.
 
+    Args:
+        works: What is run, by name. A work that takes its own time returns it as a float.
+        turns: How often.
+        what: What to call it all while it runs; nothing is said where it is empty.
+
     Returns:
-        Seconds by the clock and seconds of this process's CPU time, which leave out who else was running. A
-        work that takes its own time returns it as a float, and that is its time by the clock.
+        Seconds by the clock and seconds of this process's CPU time, which leave out who else was running.
     """
     names = list(works)
     clock: Seconds = {name: [] for name in names}
     cpu: Seconds = {name: [] for name in names}
     for turn in range(turns):
+        if what:
+            took = sum(map(sum, clock.values()))
+            left = f", about {took / turn * (turns - turn):.0f} s left" if turn else ""
+            say(f"  {what}: turn {turn + 1} of {turns}{left}")
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            started, started_cpu = time.perf_counter(), time.process_time()
-            own = works[name]()
-            cpu[name].append(time.process_time() - started_cpu)
-            clock[name].append(own if isinstance(own, float) else time.perf_counter() - started)
+            with Working(f"{what}, {name}" if what else name):
+                started, started_cpu = time.perf_counter(), time.process_time()
+                own = works[name]()
+                cpu[name].append(time.process_time() - started_cpu)
+                clock[name].append(own if isinstance(own, float) else time.perf_counter() - started)
     return clock, cpu
 
 
@@ -61,7 +72,7 @@ def ratio(seconds: Seconds, name: str, to: str) -> float:
 def one_core() -> Iterator[None]:
     """Keep this process, with every thread it has, to one core; where the system cannot, it says so."""
     if not TASKS.is_dir():
-        print("this system keeps no process to one core: the figures are of all of them", file=sys.stderr)
+        say("this system keeps no process to one core: the figures are of all of them")
         yield
         return
     cores = os.sched_getaffinity(0)

@@ -1,4 +1,4 @@
-"""What a benchmark prints and keeps: Markdown tables, and the same figures as JSON."""
+"""What a benchmark prints and keeps: what it is doing, Markdown tables, and the same figures as JSON."""
 
 from __future__ import annotations
 
@@ -6,15 +6,50 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-zstd_version = ""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VERSIONS = ("wif-store", "torch", "transformers", "numpy", "zarr", "numcodecs")
+EVERY = 15.0
+"""Seconds between two lines of progress."""
+
+
+def say(text: str) -> None:
+    """Tell whoever waits what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Working:
+    """Says every 15 seconds what is being done, for as long as its ``with`` block lasts.
+
+    Attributes:
+        note: What there is to say beside that.
+    """
+
+    def __init__(self, what: str, note: str = "") -> None:
+        self.what, self.note = what, note
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> Working:
+        self._started = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _tell(self) -> None:
+        while not self._done.wait(EVERY):
+            note = f"; {self.note}" if self.note else ""
+            say(f"  {self.what}: {time.monotonic() - self._started:.0f} s{note}")
 
 
 def line(cells: Iterable[object]) -> str:
@@ -61,7 +96,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS} | {"zstd": zstd_version},
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
 
 

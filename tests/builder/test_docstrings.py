@@ -9,7 +9,7 @@ import pkgutil
 import pytest
 
 import wif_store
-from wif_store import builder, format, storage, store  # noqa: A004
+from wif_store import builder, format, storage, store
 
 MODULES = [
     f"{room.__name__}.{module.name}"

@@ -113,7 +113,7 @@ def test_every_task_is_built(task, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("architecture", ["gemma2", "llama"])
+@pytest.mark.parametrize("architecture", [pytest.param("gemma2", marks=pytest.mark.slow), "llama"])
 def test_a_smaller_store_of_a_real_model_is_the_prefix_value_by_value(
     architecture, dtype, tiny_models, tmp_path, monkeypatch
 ):
@@ -121,11 +121,11 @@ def test_a_smaller_store_of_a_real_model_is_the_prefix_value_by_value(
     from wif_store.builder import scan
     from wif_store.extract.engine import open_engine
 
-    monkeypatch.setattr(scan, "LEAST_BLOCK", 16)
+    monkeypatch.setattr(scan, "LEAST_BLOCK", 8)
     engine = open_engine(str(tiny_models(architecture)), PROTOCOL, sequence_layers="1,3", dtype=dtype)
-    source = source_of(tmp_path, 160)
+    source = source_of(tmp_path, 120)
     stores = []
-    for k in (8, 20):
+    for k in (4, 12):
         build_store(settings(per_class=k), source, engine, tmp_path / f"{k}.zarr")
         stores.append(open_store(tmp_path / f"{k}.zarr"))
     assert_prefix(*stores)
@@ -227,7 +227,10 @@ def test_the_mass_of_the_scored_answers_is_reported(source, tmp_path):
     engine = fake_engine()
 
     def extract(requests):
-        return [replace(r, answer_mass=0.25 if i % 2 else math.nan) for i, r in enumerate(engine.extract(requests))]
+        return [
+            replace(r, answer_mass=0.25 if i % 2 else math.nan)
+            for i, r in enumerate(engine.extract(requests))
+        ]
 
     build_store(settings(), source, replace(engine, extract=extract), tmp_path / "s.zarr")
     assert open_store(tmp_path / "s.zarr").manifest.selection["answer_mass"] == 0.25
@@ -342,7 +345,9 @@ def test_a_finished_build_is_known_without_its_model(source, tmp_path):
 def test_another_build_does_not_overwrite(source, tmp_path):
     build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
     before = contents(tmp_path / "s.zarr")
-    with pytest.raises(BuildError, match=r"finished store with another selection\.seed \(found 0, expected 1\)"):
+    with pytest.raises(
+        BuildError, match=r"finished store with another selection\.seed \(found 0, expected 1\)"
+    ):
         build_store(settings(seed=1), source, fake_engine(), tmp_path / "s.zarr")
     assert contents(tmp_path / "s.zarr") == before
 
@@ -388,7 +393,9 @@ def test_an_unfinished_store_says_how_far_it_is_and_how_to_go_on(source, tmp_pat
 def test_a_folder_that_holds_something_else(precious, source, tmp_path):
     (tmp_path / "s.zarr").mkdir()
     (tmp_path / "s.zarr" / precious).write_text("precious")
-    with pytest.raises(BuildError, match="exists and is not a finished store .*choose another --out, or del"):
+    with pytest.raises(
+        BuildError, match=r"exists and is not a finished store .*choose another --out, or del"
+    ):
         build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
     assert (tmp_path / "s.zarr" / precious).read_text() == "precious"
 
@@ -417,7 +424,7 @@ def test_a_build_that_waited_does_not_begin_anew(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Journal, "open", finished_first)
     engine = fake_engine()
-    with pytest.raises(BuildError, match="another build has just finished .*run the same command again"):
+    with pytest.raises(BuildError, match=r"another build has just finished .*run the same command again"):
         build_store(settings(), source, engine, out)
     assert engine.extract.calls == []
     verify_store(out)

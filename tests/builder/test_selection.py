@@ -90,7 +90,14 @@ def test_no_group_of_any_task_is_in_two_splits(task, tmp_path):
 
 @pytest.mark.parametrize(
     ("k", "pairs"),
-    [(4, (2, 1, 1)), (5, (3, 1, 1)), (7, (5, 1, 1)), (8, (4, 2, 2)), (10, (6, 2, 2)), (2000, (1000, 500, 500))],
+    [
+        (4, (2, 1, 1)),
+        (5, (3, 1, 1)),
+        (7, (5, 1, 1)),
+        (8, (4, 2, 2)),
+        (10, (6, 2, 2)),
+        (2000, (1000, 500, 500)),
+    ],
 )
 def test_how_many_pairs_each_split_gets(k, pairs):
     assert tuple(pairs_wanted(k).values()) == pairs
@@ -208,7 +215,9 @@ def test_a_split_without_a_row_is_refused(tmp_path):
     """One family alone: whatever the seed, two splits are empty."""
     rows = [{**row, "option1": "cup", "option2": "case"} for row in tiny.rows(20)]
     source = load_source(TASK, str(tiny.write_rows(tmp_path / "rows.jsonl", rows)))
-    with pytest.raises(SelectionError, match="expected 1 in train, 1 in validation, 1 in test; no k can succ"):
+    with pytest.raises(
+        SelectionError, match="expected 1 in train, 1 in validation, 1 in test; no k can succ"
+    ):
         build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
 
 
@@ -232,7 +241,9 @@ def test_published_splits_are_kept_and_crossing_groups_counted(tmp_path):
 
 
 def test_published_splits_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(SourceError, match=r"row \d+ carries the split None; --splits published expects paper"):
+    with pytest.raises(
+        SourceError, match=r"row \d+ carries the split None; --splits published expects paper"
+    ):
         build_store(settings(splits="published"), source_of(tmp_path), fake_engine(), tmp_path / "s.zarr")
     other = published(tmp_path, ["train", "dev"])
     with pytest.raises(SourceError, match=r"carries the split 'dev'.*one of: train, validation, test"):

@@ -7,13 +7,14 @@ import json
 import pytest
 
 from tests.support import tiny
-from tests.test_cli import run
+from tests.support.builds import contents
+from tests.support.command import run
 from wif_store import open_store
 from wif_store.builder.pipeline import Settings
+from wif_store.builder.sweep import Templates, estimate, plan_jobs
 from wif_store.errors import TaskError
 from wif_store.extract import engine as engines
-from wif_store.extract.outline import outline
-from wif_store.builder.sweep import Templates, estimate, plan_jobs
+from wif_store.extract.dry_run import preview
 from wif_store.tasks import TASKS, get_task
 
 TASK = get_task("winogrande")
@@ -35,7 +36,7 @@ def sources(tmp_path):
 
     (tmp_path / "rows").mkdir()
     for task, row in ROWS.items():
-        tiny.write_rows(tmp_path / "rows" / f"{task}.jsonl", [row(i) for i in range(24)])
+        tiny.write_rows(tmp_path / "rows" / f"{task}.jsonl", [row(i) for i in range(60)])
     return tmp_path / "rows" / "{task}.jsonl"
 
 
@@ -50,21 +51,19 @@ def test_every_model_over_every_task_with_each_model_loaded_once(tiny_models, so
     )
     assert loads == ["llama", "gemma2"]
     built = {p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.zarr")}
-    failed = done.stderr.count(" failed: found ")
+    failed = done.stderr.count(" failed: the source ran out")
     assert len(built) + failed == 8
     assert len(built) >= 4, done.stderr
     for name in built:
         store = open_store(tmp_path / name)
         assert f"{store.manifest.model['id']}/{store.task}.zarr" == name
-        assert store.manifest.protocol == json.loads(
-            json.dumps(TASKS[store.task].protocol("mcq").record())
-        ), "the shared model ran under the protocol of another task"
+        recorded = json.loads(json.dumps(TASKS[store.task].protocol("mcq").record()))
+        found = {name: store.manifest.protocol[name] for name in recorded}
+        assert found == recorded, "the shared model ran under the protocol of another task"
     assert done.returncode == bool(failed)
 
 
 def test_what_is_shared_changes_no_byte(tiny_models, sources, tmp_path):
-    from tests.builder.test_pipeline import contents
-
     given = ("--source", sources, "--model", tiny_models("llama"), "--per-class", "max", "--dtype", "float32")
     run("build", "--task", "all", *given, "--out", tmp_path / "swept" / "{task}.zarr")
     built = sorted(p.stem for p in (tmp_path / "swept").glob("*.zarr"))
@@ -84,7 +83,7 @@ def test_one_failure_leaves_the_others_alone(tiny_models, rows_file, tmp_path):
     )
     assert done.returncode == 1
     for name in ("gpt2", "llama"):
-        assert f"{name} / winogrande failed: found " in done.stderr
+        assert f"{name} / winogrande failed: the source ran out" in done.stderr
     last = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert last == [
         "error: 2 of 2 builds failed: gpt2 / winogrande, llama / winogrande; "
@@ -108,7 +107,7 @@ def test_output_that_cannot_be_written_ends_the_sweep(tiny_models, rows_file, tm
 def test_an_estimate_is_what_a_build_then_takes(protocol, tiny_models, rows_file, tmp_path):
     model = str(tiny_models("gemma2"))
     (job,) = plan_jobs([model], [settings(protocol=protocol)], Templates(str(rows_file), str(tmp_path / "s")))
-    found = estimate(job, outline(model, sequence_layers="1,3"), dtype="bfloat16", chat=False)
+    found = estimate(job, preview(model, sequence_layers="1,3"), dtype="bfloat16", chat=False)
     engine = engines.open_engine(model, job.settings.protocol, sequence_layers="1,3")
     records = engine.extract([TASK.request(c, job.settings.protocol) for c in job.source.candidates])
     run_tokens = sum(r.cost for r in records)
@@ -122,11 +121,11 @@ def test_an_estimate_is_what_a_build_then_takes(protocol, tiny_models, rows_file
 def test_an_estimate_with_k_says_least_and_most(tiny_models, rows_file, tmp_path):
     model = str(tiny_models("gemma2"))
     (job,) = plan_jobs([model], [settings(per_class=5)], Templates(str(rows_file), None))
-    found = estimate(job, outline(model), dtype="float32", chat=False)
+    found = estimate(job, preview(model), dtype="float32", chat=False)
     assert found.kept == 10
     assert found.tokens_least == pytest.approx(10 * found.tokens_each)
     assert found.tokens_most == pytest.approx(found.candidates * found.tokens_each)
-    half = estimate(job, outline(model), dtype="bfloat16", chat=False)
+    half = estimate(job, preview(model), dtype="bfloat16", chat=False)
     assert found.raw == 2 * half.raw
 
 
@@ -144,16 +143,16 @@ def test_a_dry_run_prints_the_table_and_loads_nothing(tiny_models, rows_file, tm
     ("models", "source", "out", "message"),
     [
         (["a/x", "b/x"], None, None, "2 builds would write stores/x/aligned/winogrande.zarr"),
-        (["a/x", "b/y"], None, "here.zarr", "one place for 2 models; write {model}"),
+        (["a/x", "b/y"], None, "here.zarr", "is the same for 2 models; write {model}"),
     ],
 )
-def test_two_jobs_never_share_a_place(models, source, out, message):
+def test_two_jobs_never_write_one_store(models, source, out, message):
     with pytest.raises(TaskError, match=message):
         plan_jobs(models, [settings()], Templates(source, out))
 
 
-def test_two_tasks_never_share_a_place():
+def test_two_tasks_never_write_one_store():
     both = [settings(), settings(get_task("piqa"))]
     for source, out in (("rows.jsonl", None), (None, "{model}.zarr")):
-        with pytest.raises(TaskError, match=r"is one place for 2 tasks; write \{task\}"):
+        with pytest.raises(TaskError, match=r"is the same for 2 tasks; write \{task\}"):
             plan_jobs(["m"], both, Templates(source, out))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,35 +14,10 @@ import pytest
 import wif_store
 import wif_store.errors
 from tests.support import tiny
+from tests.support.command import build, run
 from wif_store import open_store
-from wif_store.cli import app
 
 COMMAND = [sys.executable, "-m", "wif_store.cli.app"]
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments):
-    """Run the command line in this process, which has torch loaded already."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["wif-store", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        try:
-            app.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def build(model, source, out, *more):
-    return run("build", "--task", "winogrande", "--model", model, "--source", source, "--out", out, *more)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,8 @@ class RemoteStorage:
         self.name = self.url.rpartition("/")[2]
         self._reached = False
         # The Hub's file system fetches 5 MiB more than each read asks for, unless told otherwise.
-        self.options = {"block_size": 1} if self.url.startswith("hf://") else {}
+        # Listings are not cached elsewhere: another machine may have written an object since.
+        self.options = {"block_size": 1} if self.url.startswith("hf://") else {"use_listings_cache": False}
         try:
             self.fs, self.root = fsspec.url_to_fs(self.url, **self.options)
         except (ImportError, ValueError) as error:

@@ -171,9 +171,12 @@ class ActivationStore:
             token.
 
         Raises:
-            StoreError: If there is no such split.
+            StoreError: If there is no such split, or no such row of it.
             DamageError: If the bytes on disk are not those that were written.
         """
+        if not 0 <= row < self.count(split):
+            msg = f"{split} has no row {row}; it has {self.count(split)}, from 0"
+            raise StoreError(msg)
         begin, end = self.offsets(split)[row : row + 2].tolist()
         final = np.empty((0, self.d_model), np.float32)
         if self.layers:
