@@ -42,9 +42,7 @@ def writes(campaign: Campaign) -> Iterator[Row]:
     for at, tear in chosen:
         row.notes["with a torn file"] += tear
         out, log = folder / f"{at}-{tear:d}.zarr", folder / f"{at}-{tear:d}.log"
-        status = wait(
-            job.start(out, log, lambda note, at=at, tear=tear: watch(folder, _stop(at, tear=tear)))
-        )
+        status = wait(job.start(out, log, lambda note, at=at, tear=tear: watch(folder, _stop(at, tear=tear))))
         if status == STOPPED:
             undisturbed.finish(row, out, log)
         elif status == 0:  # threads take turns as they like: now and then one change fewer is made

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +99,7 @@ class Job:
 
     source: Source
     engine: Engine
-    settings: Settings = Settings(TASK, PROTOCOL, per_class=None)
+    settings: Settings = field(default_factory=lambda: Settings(TASK, PROTOCOL, per_class=None))
 
     def run(self, out: Path | str) -> Report:
         """Build in this process."""

@@ -60,7 +60,8 @@ def _at_once(job: Job, folder: Path, campaign: Campaign) -> Row:
         statuses = [wait(child) for child in [job.start(out, log) for log in logs]]
         errors = [log.with_suffix(".error").read_text() for log in logs]
         first = first or contents(out)
-        fine = 0 in statuses and all(s == 0 or (s == 1 and "\n" not in e) for s, e in zip(statuses, errors, strict=True))
+        ends = zip(statuses, errors, strict=True)
+        fine = 0 in statuses and all(s == 0 or (s == 1 and "\n" not in e) for s, e in ends)
         row.notes["refused"] += statuses.count(1)
         if fine and contents(out) == first:
             row.good(f"`{next(filter(None, errors), '')}`")

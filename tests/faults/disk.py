@@ -142,7 +142,7 @@ def _refused_then_finished(
     said = error.read_text() if error.exists() else ""
     if mend:
         mend()
-    if status == 0 and (not refused or what):  # a failure that the build can do without, or that came too late
+    if status == 0 and (not refused or what):  # The failure came too late, or did not matter.
         row.notes["without effect"] += 1
     elif status != 1 or "\n" in said or not said.startswith(("cannot write", "cannot read")):
         row.bad(f"{out} {what}: status {status}, {said[-400:]!r}")

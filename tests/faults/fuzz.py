@@ -46,7 +46,7 @@ LEAVES = st.one_of(
     st.integers(min_value=-(2**70), max_value=2**70),
     st.floats(),
     st.text(st.characters(), max_size=8),
-    st.sampled_from(["", "..", "\ud800", "NaN", "\x1b[2J", "[red]", "int8", "zstd", 10**400, -1, 2**40, 2**63]),
+    st.sampled_from(["", "..", "\ud800", "NaN", "\x1b[2J", "[red]", "int8", 10**400, -1, 2**40, 2**63]),
 )
 VALUES = st.recursive(
     LEAVES,
@@ -112,9 +112,7 @@ def contents(campaign: Campaign) -> Iterator[Row]:
             (store / name).write_bytes(kept[name])
 
     inputs = st.sampled_from(sorted(kept)).flatmap(hostile)
-    yield _run(
-        Row("fuzzed files under checksums that fit", campaign.count(60, 2000)), inputs, campaign, use
-    )
+    yield _run(Row("fuzzed files under checksums that fit", campaign.count(60, 2000)), inputs, campaign, use)
 
 
 def sources(campaign: Campaign) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Builds at the limits of k and of sizes: each must hold what was extracted, and be the prefix of a larger k."""
+"""Builds at the limits of k and of sizes: each holds what was extracted, and is the prefix of a larger k."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ def _counts(folder: Path, campaign: Campaign) -> Row:
             # Of 7 pairs train gets five, of 8 it gets four: either may be the longer one.
             n = min(smaller.count(split), larger.count(split))
             parts = [
-                (s.table(split).slice(0, n).to_pylist(), [s.read_final_token(x, split)[0][:n] for x in s.layers])
+                (
+                    s.table(split).slice(0, n).to_pylist(),
+                    [s.read_final_token(x, split)[0][:n] for x in s.layers],
+                )
                 for s in (smaller, larger)
             ]
             same = parts[0][0] == parts[1][0] and np.array_equal(parts[0][1], parts[1][1])

@@ -1,10 +1,11 @@
-"""A finished store that is damaged: bits flipped, files cut short, gone, exchanged; each time mended again."""
+"""A finished store that is damaged: bits flipped, files cut short, gone, exchanged; then mended again."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def files(campaign: Campaign) -> Iterator[Row]:
             path.unlink()
             path.symlink_to(store.parent / "kept")
             check(path, "a link to itself elsewhere")
-        others = [other / name] + [p for p in paths if p != path and p.stat().st_size == size][:2]
+        others = [other / name, *[p for p in paths if p != path and p.stat().st_size == size][:2]]
         if len(name.parts) > 1 and name.parts[0] == "train":
             others.append(store / "validation" / Path(*name.parts[1:]))
         for source in others:
@@ -97,7 +98,7 @@ def _chunks(store: Path, step: int) -> Row:
             places = read_index(content[-index_bytes(count) :], count, len(content) - index_bytes(count))
             chunks = [content[a : a + n] if n > 0 else None for a, n in places.tolist()]
             there = [i for i, chunk in enumerate(chunks) if chunk is not None]
-            for i, j in list(zip(there, there[1:], strict=False))[::step]:
+            for i, j in list(pairwise(there))[::step]:
                 with _kept(shard):
                     exchanged = list(chunks)
                     exchanged[i], exchanged[j] = chunks[j], chunks[i]

@@ -15,11 +15,11 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from wif_store.format.bounded import zstd_content_size
 
 from tests.support.stores import seal
-from wif_store.format.bounded import zstd_content_size
-from wif_store.errors import BuildError, DamageError, StoreError, WifError
 from wif_store.builder.journal import Journal
+from wif_store.errors import BuildError, DamageError, StoreError, WifError
 from wif_store.format.manifest import render_manifest
 from wif_store.store.reader import open_store
 from wif_store.store.verify import verify_store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from pathlib import Path
 
 import fsspec
 import httpx2
@@ -202,7 +203,7 @@ def bytes_of_layer(store, split, name, layer):
     count, index = int(np.prod(plan.chunks_per_shard)), LAYERS.index(layer)
     chunks = indices = 0
     for file in plan.files:
-        content = (store._storage.folder / path / file).read_bytes()
+        content = (Path(store.name) / path / file).read_bytes()
         end = len(content) - index_bytes(count)
         ranges = read_index(content[end:], count, end).reshape(len(LAYERS), -1, 2)[index]
         chunks += int(ranges[ranges[:, 0] >= 0, 1].sum())
@@ -331,5 +332,5 @@ def test_a_file_that_cannot_be_read_is_said(store, monkeypatch):
 
 
 def test_the_table_of_a_split_is_the_file(store):
-    content = (store._storage.folder / "test" / "examples.parquet").read_bytes()
+    content = (Path(store.name) / "test" / "examples.parquet").read_bytes()
     assert pq.read_table(io.BytesIO(content)).equals(store.table("test"))
