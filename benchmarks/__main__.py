@@ -12,16 +12,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import extract, projection, read, score, storage
+from benchmarks import build, extract, publish, read, score, storage
+from benchmarks.peers import compare
 
-# What a short run is given; a whole one has each benchmark's own defaults.
+# What a short run is given; a full one has each benchmark's own defaults.
 SHORT = {
-    extract: ["--examples", "8", "--turns", "1", "--peer-examples", "1"],
-    storage: ["--examples", "8", "--turns", "1", "--megabytes", "0.5"],
-    read: ["--memory", "8,16", "--turns", "1"],
-    projection: ["--examples", "8"],
-    score: ["--layers", "0", "--repeats", "1"],
+    extract: ["--examples", "48", "--turns", "1"],
+    compare: ["--examples", "48", "--turns", "1"],
+    storage: ["--examples", "48", "--turns", "1", "--megabytes", "0.5", "--keep-all"],
+    read: ["--examples", "200", "--turns", "1"],
+    build: ["--per-class", "4"],
+    publish: ["--per-class", "32", "--layers", "2", "--width", "64"],
+    score: ["--layers", "0", "--turns", "1"],
 }
+MADE_UP = (publish, score)
+"""Those that take no rows."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,8 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         name = module.__name__.rpartition(".")[2]
         print(f"\n## {name}", flush=True)
         given = short if options.short else []
-        # The scorer's is over synthetic data, or over stores that are named.
-        given = given if module is score or options.data is None else ["--data", options.data, *given]
+        given = given if module in MADE_UP or options.data is None else ["--data", options.data, *given]
         module.main([*given, *(["--json", str(options.out / f"{name}.json")] if options.out else [])])
 
 

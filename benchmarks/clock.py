@@ -29,7 +29,9 @@ Seconds = dict[str, list[float]]
 """Of each work: its seconds, turn by turn."""
 
 
-def interleave(works: Mapping[str, Callable[[], object]], turns: int, what: str = "") -> tuple[Seconds, Seconds]:
+def interleave(
+    works: Mapping[str, Callable[[], object]], turns: int, what: str = ""
+) -> tuple[Seconds, Seconds]:
     """Run every work once a turn, each turn beginning with another one.
 
     Args:

@@ -1,11 +1,11 @@
 """How quick is it to open and read a store, and to start; and does a build's memory grow with its examples?
 
-    python -m benchmarks.read [STORE] [--data FOLDER_OF_JSONL] [--memory 500,4000] [--json FILE]
+    python -m benchmarks.read [STORE] [--examples N] [--memory 256,1024 --data FOLDER_OF_JSONL] [--json FILE]
 
-Every build of ``--memory`` examples is a ``wif-store build`` of its own process, whose peak resident memory
-the system counts. Without a store, the largest of them is read. Reading takes turns with ``numpy.load`` of
-the float32 matrix it returns, both from the page cache; a command takes turns with a Python that does
-nothing.
+Reading takes turns with ``numpy.load`` of the float32 matrix it returns, both from the page cache; a command
+takes turns with a Python that does nothing. Without a store, one of ``--examples`` examples is made up in the
+shape of Gemma 3 270M's. Each build of ``--memory`` examples is a ``wif-store build`` of its own process,
+whose peak resident memory the system counts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy as np
 
 from benchmarks import workload
 from benchmarks.clock import child, interleave, median, ratio
-from benchmarks.tables import Table, write_json
+from benchmarks.tables import Table, Working, say, write_json
 from wif_store.store.reader import ActivationStore, open_store
+from wif_store.tasks import get_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,43 +37,42 @@ COMMANDS = {
 
 
 def starts(turns: int) -> Table:
-    """Seconds from nothing to the end of a command, and how much of it is ours."""
+    """Seconds from nothing to the end of a command, and how much of it is Python's own."""
     table = Table("Starting", "command", "s", "Python alone, s", "asked")
     works: dict[str, Callable[[], object]] = {
-        name: partial(child, command) for name, (command, _) in COMMANDS.items()
+        name: partial(_seconds, command) for name, (command, _) in COMMANDS.items()
     }
-    seconds, _ = interleave({**works, "nothing": partial(child, [*PYTHON, "pass"])}, turns)
+    seconds, _ = interleave({**works, "nothing": partial(_seconds, [*PYTHON, "pass"])}, turns, "starting")
     for name, (_, asked) in COMMANDS.items():
         table.add(name, median(seconds, name), median(seconds, "nothing"), asked)
     return table
 
 
-def memory(options: argparse.Namespace, folder: Path) -> tuple[Table, Path]:
-    """Peak resident memory of builds of several sizes; the store of the last."""
-    table = Table(
-        f"Memory: {options.model}, {options.dtype}", "examples", "peak MB", "to the first", "s", "asked"
-    )
+def _seconds(command: list[str]) -> float:
+    return child(command)[0]
+
+
+def memory(options: argparse.Namespace, folder: Path) -> Table:
+    """Peak resident memory of builds of several sizes."""
+    table = Table("Memory", "examples", "peak MB", "to the first", "s", "asked")
     first = 0
-    out = folder
     for wanted in map(int, options.memory.split(",")):
-        rows, out = folder / f"{wanted}.jsonl", folder / f"{wanted}.zarr"
-        count = workload.write_rows(rows, options.task, options.data, wanted)
-        if count < wanted:
-            print(f"the source has {count} examples, not {wanted}", file=sys.stderr)
+        count = len(workload.rows_of(options.task, options.data, wanted, folder).candidates)
         flags = {
             "task": options.task,
             "model": options.model,
-            "source": rows,
+            "source": folder / f"{options.task}.jsonl",
             "sequence-layers": options.sequence_layers,
             "dtype": options.dtype,
             "per-class": "max",
-            "out": out,
+            "out": folder / f"{wanted}.zarr",
         }
         words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-        seconds, peak = child([sys.executable, "-m", "wif_store.cli.app", "build", *words])
+        with Working(f"a build of {count} examples"):
+            seconds, peak = child([sys.executable, "-m", "wif_store.cli.app", "build", *words])
         first = first or peak
         table.add(count, peak / 1e6, peak / first, seconds, "<= 1.1")
-    return table, out
+    return table
 
 
 def readings(store: ActivationStore, path: Path, folder: Path, turns: int) -> Table:
@@ -81,7 +81,7 @@ def readings(store: ActivationStore, path: Path, folder: Path, turns: int) -> Ta
     layer = store.layers[len(store.layers) // 2]
     reads: dict[str, tuple[Callable[[], np.ndarray], str]] = {
         "final tokens of a layer": (lambda: store.read_final_token(layer)[0], "<= 3"),
-        "final tokens of a layer, train": (lambda: store.read_final_token(layer, "train")[0], ""),
+        "final tokens of a layer, test": (lambda: store.read_final_token(layer, "test")[0], ""),
     }
     if store.sequence_layers:
         deep = store.sequence_layers[len(store.sequence_layers) // 2]
@@ -101,26 +101,35 @@ def readings(store: ActivationStore, path: Path, folder: Path, turns: int) -> Ta
     return table
 
 
+def made_up(folder: Path, examples: int) -> Path:
+    """A store of made-up residuals."""
+    source = workload.made_up_rows(folder, examples + examples // 8)
+    out = folder / "made_up.zarr"
+    workload.build(
+        get_task("winogrande"), source, workload.made_up_engine(source, tokens=25), out, examples // 2
+    )
+    return out
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("store", nargs="?", type=Path)
     workload.add_options(parser)
     parser.add_argument("--task", default="winogrande")
-    parser.add_argument("--memory", default="500,4000", help="examples of each build; none where empty")
+    parser.add_argument("--examples", type=int, default=4000, help="of the store that is made up")
+    parser.add_argument("--memory", default="", help="examples of each build, as in 256,1024; default: none")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    if not (options.store or options.memory):
-        parser.error("there is nothing to read: name a store, or the sizes of --memory")
+    builds = sum(int(n) for n in options.memory.split(",") if n) * 0.12 / 60
+    say(f"read: about {1 + builds:.0f} minutes on two cores")
     tables = [starts(options.turns)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = options.store
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if options.memory:
-            table, built = memory(options, Path(folder))
-            tables.append(table)
-            path = path or built
-        tables.append(readings(open_store(path), path, Path(folder), options.turns))
+            tables.append(memory(options, folder))
+        path = options.store or made_up(folder, options.examples)
+        tables.append(readings(open_store(path), path, folder, options.turns))
     write_json(options.json, tables, turns=options.turns, dtype=options.dtype, model=options.model)
 
 

@@ -149,7 +149,13 @@ class MadeUp:
     """
 
     def __init__(
-        self, layers: int, sequence_layers: int, d_model: int, tokens: int | None, accuracy: float, gold: Mapping[str, int]
+        self,
+        layers: int,
+        sequence_layers: int,
+        d_model: int,
+        tokens: int | None,
+        accuracy: float,
+        gold: Mapping[str, int],
     ) -> None:
         self.shape, self.tokens = (layers, sequence_layers), tokens
         self.accuracy, self.gold = accuracy, gold
@@ -161,6 +167,10 @@ class MadeUp:
         """Run one block of requests."""
         return [self._record(request) for request in requests]
 
+    def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
+        """Run block after block."""
+        return map(self, blocks)
+
     def _record(self, request: Request) -> Record:
         digest = hashlib.sha256(request.id.encode()).digest()
         layers, sequence_layers = self.shape
@@ -169,6 +179,10 @@ class MadeUp:
         at = int.from_bytes(digest[:4], "little")
         starts = [(at + 7919 * i) % (POOL - length) for i in range(sequence_layers)]
         final = self.pool[(at + 104729 * np.arange(layers)) % POOL]
+        sequence = np.zeros((sequence_layers, length, self.pool.shape[1]), np.uint16)
+        for i, start in enumerate(starts):
+            sequence[i] = self.pool[start : start + length]
+            final[i * layers // sequence_layers] = sequence[i, -1]
         right = int.from_bytes(digest[4:8], "little") / 2**32 < self.accuracy
         answer = (self.gold[request.id] + (not right)) % len(request.pairs)
         logprobs = np.full(len(request.pairs), -2.0)
@@ -183,9 +197,7 @@ class MadeUp:
             cost=length,
             token_ids=np.arange(length, dtype=np.int32),
             final_token=final,
-            sequence=np.stack([self.pool[s : s + length] for s in starts])
-            if starts
-            else np.zeros((0, length, self.pool.shape[1]), np.uint16),
+            sequence=sequence,
         )
 
 

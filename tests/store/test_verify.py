@@ -135,6 +135,8 @@ def siblings(store):
 INVARIANTS = {
     "ids are unique": lambda s: column("test", 1, id=open_store(s).column("id", "train")[0])(s),
     "the task is the manifest's": column("train", 0, task="piqa"),
+    "layer is as the manifest says": array("layer", 2, 7),
+    "sequence_layer is as the manifest says": array("sequence_layer", 1, -1),
     "successes and failures of train take turns": array("train/success", slice(0, 2), [0, 1]),
     "the table of test has the labels": column("test", 0, success=0),
     "the table of test has the lengths": column("test", 0, tokens=1, final_token_position=0),

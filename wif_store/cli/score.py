@@ -7,11 +7,13 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from wif_store.errors import ScoreError, one_line, printable
+
+FILES: Final = ("results.json", "results.md", "figure.png")
 
 if TYPE_CHECKING:
     from wif_store.store.reader import ActivationStore
@@ -77,7 +79,11 @@ def score_command(
     typer.echo(printable(to_text(sections(results, paper=compare is not None))))
     if out is not None:
         command = shlex.join(["wif-store", *sys.argv[1:]])
-        write(results, out, command=command, paper=compare is not None)
+        try:
+            write(results, out, command=command, paper=compare is not None)
+        except OSError as error:
+            msg = f"--out {out} could not be written ({one_line(error)}): make room, or choose another"
+            raise ScoreError(msg) from error
         typer.echo(f"\nWrote results.json, results.md and figure.png to {out}")
 
 
@@ -91,6 +97,9 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for name in FILES:
+            if (folder / name).exists():
+                (folder / name).open("ab").close()
     except OSError as error:
         msg = f"--out {folder} cannot be written ({error.strerror}): make it writable, or choose another"
         raise ScoreError(msg) from error
@@ -104,8 +113,10 @@ def find_stores(given: str) -> list[str]:
     """
     if given.rstrip("/").endswith(".zarr") or (Path(given) / "manifest.json").is_file():
         return [given]
-    if "://" in given or (re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", given) and not Path(given).exists()):
-        return _remote_stores(given if "://" in given else f"hf://datasets/{given}")
+    if "://" in given:
+        return _remote_stores(given)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", given) and not Path(given).exists():
+        return _remote_stores(f"hf://datasets/{given}", f"there is no folder {given}, and ")
     found = sorted(str(path) for path in Path(given).glob("**/*.zarr"))
     if not found:
         msg = f"{given} holds no store; expected a .zarr folder, a folder of them, or a dataset OWNER/NAME"
@@ -113,16 +124,21 @@ def find_stores(given: str) -> list[str]:
     return found
 
 
-def _remote_stores(url: str) -> list[str]:
+def _remote_stores(url: str, first: str = "") -> list[str]:
+    """Return the stores below a URL; an error begins with ``first``."""
     import fsspec
+
+    from wif_store.storage.hub_client import dataset_of, explained
 
     try:
         files, root = fsspec.core.url_to_fs(url)
         found = sorted(str(path) for path in files.glob(f"{root.rstrip('/')}/**/*.zarr/manifest.json"))
     except Exception as error:
         # fsspec's clients raise many kinds, and the Hub's has kinds of its own.
-        msg = f"{url} cannot be listed ({one_line(error)}): check the name, the network and your access"
-        raise ScoreError(msg) from error
+        why = f"{url} cannot be listed ({one_line(error)}): check the name, the network and your access"
+        if url.startswith("hf://"):
+            why = explained(error, dataset_of(url))
+        raise ScoreError(first + why) from error
     if not found:
         msg = f"{url} holds no store; expected at least one .zarr folder with a manifest.json"
         raise ScoreError(msg)

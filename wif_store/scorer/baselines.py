@@ -25,14 +25,14 @@ Scored = tuple[Floats, Mapping[str, Any]]
 
 def confidence(store: Store) -> Scored:
     """Score by the margin between the log-likelihoods of the model's best two choices, as it is."""
-    return _each(store, "test", _margin), {}
+    return np.array([_margin(example) for example in store.examples("test")], dtype=np.float64), {}
 
 
 def prompt_length(store: Store) -> Scored:
     """Score by the number of tokens; whether more is better is read off the train split."""
-    rise = auroc(labels(store, "train"), _each(store, "train", _length))
+    rise = auroc(labels(store, "train"), store.column("tokens", "train"))
     sign = 1 if rise >= 0.5 else -1
-    return sign * _each(store, "test", _length), {"sign": sign}
+    return sign * store.column("tokens", "test").astype(np.float64), {"sign": sign}
 
 
 def tfidf(store: Store) -> Scored:
@@ -60,16 +60,8 @@ BASELINES: Final[Mapping[str, Callable[[Store], Scored]]] = {
 }
 
 
-def _each(store: Store, split: str, measure: Callable[[Example], float]) -> Floats:
-    return np.array([measure(example) for example in store.examples(split)], dtype=np.float64)
-
-
 def _margin(example: Example) -> float:
     if example.choice is None:
         msg = f"example {example.id} has no choices; its confidence is not a margin between choices"
         raise ScoreError(msg)
     return example.choice.margin
-
-
-def _length(example: Example) -> float:
-    return float(example.tokens)

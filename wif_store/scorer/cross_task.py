@@ -1,4 +1,4 @@
-"""Does a probe of one task know anything of another?"""
+"""A probe that was trained on one task, tested on another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wif_store.errors import ScoreError
-from wif_store.scorer.fitting import fit_one, read_layer, split_scores
+from wif_store.scorer.fitting import each, fit_one, read_layer, split_scores
 from wif_store.scorer.results import CrossTask, CrossTaskCell, Curve
 from wif_store.scorer.stats import holm, interval, placements
 
@@ -41,7 +41,7 @@ def cross_task_table(
     for store, curve in zip(stores, curves, strict=True):
         best = max((p for p in curve.points if p.layer in common), key=lambda p: p.validation_auroc or 0.0)
         layer = int(best.layer or 0)
-        fitted = fit_one(probe, read_layer(store, probe, layer))
+        [fitted] = each(probe, lambda data: fit_one(probe, data), [read_layer(store, probe, layer)])
         for other in stores:
             data = read_layer(other, probe, layer)
             moved = replace(data, where=f"{data.where}, trained on {store.task!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from wif_store.errors import printable
 from wif_store.scorer.baselines import PROMPT_LENGTH, TFIDF
 from wif_store.scorer.results import CONFIDENCE
 
@@ -26,7 +27,19 @@ _BASELINES: Final = {
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw the results into a PNG."""
+    """Draw the results into a PNG.
+
+    matplotlib reads a ``matplotlibrc`` of the working folder, which may name programs to run (LaTeX). Its
+    settings are set back to matplotlib's own.
+    """
+    from matplotlib import rc_context, rcdefaults
+
+    with rc_context():
+        rcdefaults()
+        _draw(results, path)
+
+
+def _draw(results: Results, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -47,7 +60,7 @@ def draw(results: Results, path: Path) -> None:
     for panel in panels[: len(results.tasks)]:
         handles, names = panel.get_legend_handles_labels()
         entries |= dict(zip(names, handles, strict=True))
-    figure.legend(
+    legend = figure.legend(
         list(entries.values()),
         list(entries),
         loc="outside lower center",
@@ -56,7 +69,15 @@ def draw(results: Results, path: Path) -> None:
         title=_caption(results),
         handlelength=3.2,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     figure.savefig(path, dpi=160)
+
+
+def _name(text: str) -> str:
+    """Return a name as matplotlib shows it: on one line, and not left out of legends for a leading ``_``."""
+    shown = " ".join(printable(text).split())
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _caption(results: Results) -> str:
@@ -74,13 +95,15 @@ def _panel(panel: Any, task: TaskResult) -> None:
         )
     for number, curve in enumerate(task.curves):
         _curve(panel, curve, number, len(task.curves))
-    panel.set_title(task.task)
+    panel.set_title(_name(task.task), parse_math=False)
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     if all(curve.best.layer is None for curve in task.curves):
-        panel.set_xticks(range(len(task.curves)), [curve.probe for curve in task.curves])
+        panel.set_xticks(
+            range(len(task.curves)), [_name(curve.probe) for curve in task.curves], parse_math=False
+        )
         panel.set_xlim(-0.5, len(task.curves) - 0.5)
         return
     panel.set_xlabel("0-based decoder layer")
@@ -98,12 +121,12 @@ def _curve(panel: Any, curve: Curve, number: int, of: int) -> None:
     line |= {"marker": marker, "markersize": 4.5, "markerfacecolor": "white" if number % 2 else shade}
     if of == 1 and len(at) > 1:
         panel.fill_between(at, low, high, facecolor=(shade, 0.15), edgecolor=(shade, 0.5), linewidth=0.6)
-        panel.plot(at, values, label=curve.probe, **line)
+        panel.plot(at, values, label=_name(curve.probe), **line)
     else:
         barred = range(len(at)) if of <= _BARS_UP_TO else [curve.chosen]
         for i in barred:
             panel.plot([at[i]] * 2, [low[i], high[i]], color=shade, linewidth=0.9, marker="_", markersize=4)
-        panel.plot(at, values, label=curve.probe, **line)
+        panel.plot(at, values, label=_name(curve.probe), **line)
     x, best = at[curve.chosen], curve.best.test.value
     if curve.best.layer is not None:
         ring = {"markersize": 11, "fillstyle": "none", "color": "black", "linestyle": "none"}

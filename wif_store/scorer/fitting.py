@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sysconfig
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from joblib import cpu_count
@@ -15,11 +12,14 @@ from joblib import cpu_count
 from wif_store.errors import ScoreError, WifError, first_line
 from wif_store.format.schema import SPLITS, Int8
 from wif_store.scorer.features import Features, Store, labels, layers_for, load
-from wif_store.scorer.probes import Fitted, Probe, fit, scores_of
+from wif_store.scorer.probes import Fitted, Probe, fit, raised_at, scores_of
 from wif_store.scorer.stats import Floats, Placements, auroc, placements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+DRAWS: Final = 100
+"""How often train and validation are divided anew before the groups are found to be too few."""
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -79,7 +79,7 @@ def fit_layers(store: Store, probe: Probe, layers: Iterable[int], seeds: int) ->
     Seed 0 is the store's own division into train and validation; the others divide the same rows
     anew. The test split never changes and nothing is chosen by it.
     """
-    return _map(probe, lambda layer: _fit_layer(read_layer(store, probe, layer), layer, probe, seeds), layers)
+    return each(probe, lambda layer: _fit_layer(read_layer(store, probe, layer), layer, probe, seeds), layers)
 
 
 def read_layer(store: Store, probe: Probe, layer: int) -> LayerData:
@@ -125,21 +125,6 @@ def split_scores(
         raise ScoreError(msg) from error
 
 
-def raised_at(error: BaseException) -> str:
-    """Where the code of the probe's author raised, as `` (probe.py, line 12)``; empty if it is not theirs.
-
-    The last frame outside this package and outside installed packages is the one that they can mend.
-    """
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in Path(frame.filename).parts for part in ("site-packages", "wif_store"))
-        and Path(frame.filename).is_file()
-        and not frame.filename.startswith(sysconfig.get_paths()["stdlib"])
-    ]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-
-
 def shuffled_control(probe: Probe, data: LayerData) -> Placements:
     """Measure the probe on labels that are permuted within every split, so that nothing can be found.
 
@@ -148,7 +133,8 @@ def shuffled_control(probe: Probe, data: LayerData) -> Placements:
     """
     rng = np.random.default_rng(0)
     permuted = replace(data, labels={split: rng.permutation(held) for split, held in data.labels.items()})
-    scores = split_scores(fit_one(probe, permuted), permuted, constant_ok=True)
+    [fitted] = each(probe, lambda data: fit_one(probe, data), [permuted])
+    scores = split_scores(fitted, permuted, constant_ok=True)
     return placements(permuted.labels["test"], scores)
 
 
@@ -176,7 +162,11 @@ def chosen_settings(estimator: Any) -> dict[str, Any]:
 def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]:
     """Return train and validation rows: the store's own for seed 0, else divided anew.
 
-    Siblings stay together, as in the store: whole groups are drawn until train has as many rows as before.
+    Groups stay together, as in the store: groups are drawn until train has as many rows as before. A draw
+    that leaves train or validation without one of the classes is drawn again.
+
+    Raises:
+        ScoreError: if the groups are too few for any such division.
     """
     train, held = data.features["train"], data.features["validation"]
     target, held_target = data.labels["train"], data.labels["validation"]
@@ -185,16 +175,27 @@ def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]
     pool, pool_target = np.concatenate([train, held]), np.concatenate([target, held_target])
     names = np.concatenate([data.groups["train"], data.groups["validation"]])
     _, member, sizes = np.unique(names.astype(str), return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    before = np.cumsum(sizes[order]) - sizes[order]
-    drawn = np.zeros(len(sizes), dtype=bool)
-    drawn[order[before < len(train)]] = True
-    picked = drawn[member]
-    return pool[picked], pool_target[picked], pool[~picked], pool_target[~picked]
+    rng = np.random.default_rng(seed)
+    for _ in range(DRAWS):
+        order = rng.permutation(len(sizes))
+        before = np.cumsum(sizes[order]) - sizes[order]
+        drawn = np.zeros(len(sizes), dtype=bool)
+        drawn[order[before < len(train)]] = True
+        picked = drawn[member]
+        if all(len(np.unique(pool_target[rows])) > 1 for rows in (picked, ~picked)):
+            return pool[picked], pool_target[picked], pool[~picked], pool_target[~picked]
+    msg = (
+        f"{data.where}: train and validation have {len(sizes)} groups, too few to divide them anew for seed "
+        f"{seed}; use --seeds 1, or build the store with a larger --per-class"
+    )
+    raise ScoreError(msg)
 
 
-def _map(probe: Probe, work: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
-    """Do the work for each item, on all cores if the probe allows, one BLAS thread each then."""
+def each(probe: Probe, work: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """Do the work for each item, on all cores if the probe allows, one BLAS thread each then.
+
+    A single fit goes through here too: several BLAS threads cost more than they gain on matrices this small.
+    """
     if not probe.threads:
         return [work(item) for item in items]
     from threadpoolctl import threadpool_limits

@@ -41,7 +41,18 @@ def sections(results: Results, *, paper: bool = False) -> list[Section]:
     found += _cross_task(results)
     if paper:
         found.append(_paper(results))
-    return [*found, *(_detail(results, task) for task in results.tasks), _repeat(results)]
+    found += [*(_detail(results, task) for task in results.tasks), _repeat(results)]
+    return [_folded(part) for part in found]
+
+
+def _folded(part: Section) -> Section:
+    """Fold every text to one line: a name with a line break would look like a line of the report."""
+
+    def fold(texts: Sequence[str]) -> list[str]:
+        return [" ".join(text.split()) for text in texts]
+
+    [title] = fold([part.title])
+    return Section(title, fold(part.header), list(map(fold, part.rows)), fold(part.remarks), part.detail)
 
 
 def to_text(parts: Iterable[Section]) -> str:
@@ -134,7 +145,7 @@ def _few(results: Results) -> list[str]:
 
 def _layers(results: Results) -> Iterator[Section]:
     """Lay out every layer, a table for each probe and a column for each task."""
-    base = max(int(task.store["protocol"].get("layer_base", 0)) for task in results.tasks)
+    base = max(_layer_base(task) for task in results.tasks)
     for probe in dict.fromkeys(curve.probe for task in results.tasks for curve in task.curves):
         curves = [curve for task in results.tasks for curve in task.curves if curve.probe == probe]
         rows = []
@@ -172,7 +183,9 @@ def _cross_task(results: Results) -> Iterator[Section]:
         beaten = [c for c in table.cells if c.train_task != c.test_task and c.p_holm < 1 - results.confidence]
         named = ", ".join(f"{c.train_task} to {c.test_task} ({c.test.value:.3f})" for c in beaten) or "none"
         remark = f"Away from the diagonal, different from 0.5 after Holm's correction: {named}."
-        yield Section(f"CrossTask of {table.probe} between tasks, test AUROC", header, rows, [remark])
+        yield Section(
+            f"{table.probe} trained on one task and tested on another, test AUROC", header, rows, [remark]
+        )
 
 
 def _paper(results: Results) -> Section:
@@ -181,8 +194,9 @@ def _paper(results: Results) -> Section:
     for one in beside(results):
         absent = "not scored" if one.probe is None else "no such layer"
         ours = absent if one.ours is None else " ".join(_auroc(one.ours))
-        place = [one.task, str(one.paper_layer), str(one.layer)]
-        rows.append([*place, f"{one.paper:.3f}", one.probe or "", ours])
+        rows.append(
+            [one.task, str(one.paper_layer), str(one.layer), f"{one.paper:.3f}", one.probe or "", ours]
+        )
     models = ", ".join(dict.fromkeys(_model(task) for task in results.tasks))
     remarks = [
         f"Paper: {held['source']}. Model: {held['model']}, {held['test_examples']} test examples.",
@@ -238,6 +252,12 @@ def _counted(tasks: Counter[str]) -> str:
 def _model(task: TaskResult) -> str:
     model = task.store["model"]
     return str(model.get("id") or model.get("name") or "unnamed model")
+
+
+def _layer_base(task: TaskResult) -> int:
+    """Return the number by which the task's protocol calls the first decoder layer."""
+    base = task.store["protocol"].get("layer_base", 0)
+    return base if type(base) is int and base >= 0 else 0
 
 
 def _percent(results: Results) -> str:

@@ -1,12 +1,12 @@
 """Score probes, or anyone's predictions, against the success labels of stores.
 
-The order of work is the argument of the whole thing: fit on train, choose ``C`` and layer on
-validation, measure the test split once, then compare what was measured, all at once, so that every
-correction sees its whole family.
+Probes are fitted on train. ``C`` and the layer are chosen on validation. The test split is measured once.
+Comparisons come last and all at once, because Holm's correction needs every p-value of its family.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from wif_store.errors import ScoreError
+from wif_store.errors import LayersError, ScoreError
 from wif_store.format.layers import parse_layers
 from wif_store.format.schema import SPLITS
 from wif_store.scorer.baselines import BASELINES
@@ -57,6 +57,7 @@ class _Run:
 
     stores: list[Store]
     confidence: float
+    described: list[dict[str, Any]]
     baselines: list[dict[str, tuple[Placements, Mapping[str, Any]]]] = field(default_factory=list)
     curves: list[_Measured] = field(default_factory=list)
 
@@ -64,7 +65,7 @@ class _Run:
 def score(
     stores: Store | Sequence[Store],
     probe: Probes | None = "logistic",
-    layers: str | Iterable[int] | None = None,
+    layers: str | int | Iterable[int] | None = None,
     seeds: int = 1,
     confidence: float = 0.999,
     *,
@@ -78,9 +79,10 @@ def score(
         stores: one store a task.
         probe: a name of :data:`wif_store.scorer.probes.PROBES`, ``module:factory``, a scikit-learn
             estimator or a factory of one; or several of these; None for none.
-        layers: 0-based decoder layers, as numbers or as a text such as ``0,4,9-12``; all that the store
-            holds, if not given.
-        seeds: how many times to fit; see :class:`wif_store.scorer.results.Point`.
+        layers: 0-based decoder layers, as numbers or as a text such as ``0,4,9-12``; if not given, all that
+            a store holds of what the probe reads.
+        seeds: how many times to fit. Each time after the first, train and validation are divided anew by
+            groups, and the estimator is seeded anew; the test split stays.
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
         predictions: scores that were computed elsewhere, as :func:`evaluate` takes them, to be compared
             with the probes.
@@ -88,11 +90,11 @@ def score(
         cross_task: also train on each task and test on each other.
 
     Returns:
-        A record of every curve, baseline and comparison.
+        The AUROC of every probe at every layer on the test split, with intervals, baselines and comparisons.
 
     Raises:
         ScoreError: naming probe, layer and task, if something cannot be scored.
-        LayersError: if ``layers`` names no layers.
+        LayersError: if ``layers`` names no layers, or one that no store has.
 
     Example::
 
@@ -103,8 +105,8 @@ def score(
     probes = [] if probe is None else _find_probes(probe)
     wanted = _layers(layers, run.stores)
     chosen_layers = [[pick_layers(store, one, wanted) for one in probes] for store in run.stores]
-    _add_predictions(run, predictions, None)
-    if not probes and not run.curves:
+    named = _add_predictions(run, predictions, None, [one.name for one in probes])
+    if not probes and not named:
         msg = "there is nothing to score; give a probe or predictions"
         raise ScoreError(msg)
     for number, store in enumerate(run.stores):
@@ -115,10 +117,9 @@ def score(
     for one in probes if cross_task else ():
         curves = [measured.curve for measured in run.curves if measured.curve.probe == one.name]
         tables.append(cross_task_table(run.stores, curves, one, confidence))
-    named = dict.fromkeys(measured.curve.probe for measured in run.curves if measured.curve.reads is None)
     settings: dict[str, Any] = {
         "probes": [one.name for one in probes],
-        "predictions": list(named),
+        "predictions": named,
         "layers": wanted,
         "seeds": seeds,
     }
@@ -136,11 +137,12 @@ def evaluate(
     """Measure someone's scores for the test examples just as a probe's.
 
     Args:
-        predictions: a file, a mapping of example id to score, or a pandas Series by id; or several of these.
-            A higher score must mean that success is likelier. Exactly the test ids of the stores, each once.
+        predictions: a file with the columns ``id`` and ``score`` (.csv, .tsv, .json, .jsonl or .parquet), a
+            mapping of example id to score, or a pandas Series whose index is the id; or several of these. A
+            higher score must mean that success is likelier. Exactly the test ids of the stores, each once.
         stores: one store a task.
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
-        name: what to call the method, where there is one; the file's name if not given.
+        name: what to call the method, where there is only one; if not given, the name of the file or Series.
         bootstrap_draws: resamples for a bootstrap interval; 0 for none.
 
     Returns:
@@ -156,29 +158,52 @@ def evaluate(
         results = wif_store.evaluate(scores, store)
     """
     run = _start(stores, confidence, bootstrap_draws, 1)
-    _add_predictions(run, predictions, name)
-    named = dict.fromkeys(measured.curve.probe for measured in run.curves)
-    return _finish(run, {"predictions": list(named)}, bootstrap_draws)
+    named = _add_predictions(run, predictions, name, [])
+    if not named:
+        msg = "there are no predictions to evaluate; give a file, or a mapping of example id to score"
+        raise ScoreError(msg)
+    return _finish(run, {"predictions": named}, bootstrap_draws)
 
 
-def _layers(layers: str | Iterable[int] | None, stores: Sequence[Store]) -> tuple[int, ...] | None:
-    if layers is None or not isinstance(layers, str):
-        return None if layers is None else tuple(layers)
-    held = {layer for store in stores for layer in (*store.layers, *store.sequence_layers)}
-    return None if layers == "all" else parse_layers(layers, sorted(held))
+def _layers(layers: str | int | Iterable[int] | None, stores: Sequence[Store]) -> tuple[int, ...] | None:
+    """Return the layers asked for; None for all. A text is read against the layers of all the stores."""
+    if layers is None or layers == "all":
+        return None
+    if isinstance(layers, str):
+        held = {layer for store in stores for layer in (*store.layers, *store.sequence_layers)}
+        found = parse_layers(layers, sorted(held))
+    else:
+        given = [layers] if not isinstance(layers, Iterable) else layers
+        try:
+            found = tuple(map(operator.index, given))
+        except TypeError:
+            msg = f"layers is {layers!r:.80}; expected 0-based decoder layers, or a text such as 0,4,9-12"
+            raise LayersError(msg) from None
+    if not found:
+        msg = f"layers is {layers!r:.80}, which names none of the layers; expected one at least"
+        raise LayersError(msg)
+    return found
 
 
-def _add_predictions(run: _Run, predictions: Predictions | Sequence[Predictions], name: str | None) -> None:
-    """Measure scores that were computed elsewhere; each is a curve of one point."""
+def _add_predictions(
+    run: _Run, predictions: Predictions | Sequence[Predictions], name: str | None, probes: Sequence[str]
+) -> list[str]:
+    """Measure scores that were computed elsewhere, each as a curve of one point; return their names."""
     several: Sequence[Predictions] = (
         predictions if isinstance(predictions, list | tuple) else [cast("Predictions", predictions)]
     )
+    if name is not None and len(several) > 1:
+        msg = f"name is {name!r} for {len(several)} predictions; name each by its file, or as a Series"
+        raise ScoreError(msg)
     names: list[str] = []
-    for one in several:
+    for number, one in enumerate(several, 1):
         found, scores = read_predictions(one)
-        method = name or found
+        method = name or found or ("predictions" if len(several) == 1 else f"predictions {number}")
         if method in names:
-            msg = f"predictions {method!r} are given twice; give each file a name of its own"
+            msg = f"predictions {method!r} are given twice; give each a name of its own"
+            raise ScoreError(msg)
+        if method in (*probes, *BASELINES, CHANCE):
+            msg = f"predictions {method!r} have the name of a probe or baseline; give them another name"
             raise ScoreError(msg)
         names.append(method)
         parts = split_by_store(scores, run.stores, method)
@@ -188,12 +213,16 @@ def _add_predictions(run: _Run, predictions: Predictions | Sequence[Predictions]
             notes = part.notes if test.high >= 0.5 else (*part.notes, _UPSIDE_DOWN)
             curve = Curve(method, None, (Point(None, test, notes=notes),), 0)
             run.curves.append(_Measured(number, curve, [measured], [part.scores]))
+    return names
 
 
 def _start(stores: Store | Sequence[Store], confidence: float, draws: int, seeds: int) -> _Run:
     held: list[Store] = list(stores) if isinstance(stores, Sequence) else [stores]
     if not held:
         msg = "there is no store to score; give at least one"
+        raise ScoreError(msg)
+    if closed := [store for store in held if not hasattr(store, "read_final_token")]:
+        msg = f"stores has {closed[0]!r:.80}; expected what wif_store.open_store gives"
         raise ScoreError(msg)
     if not 0.5 <= confidence < 1.0:
         msg = f"confidence is {confidence:g}; expected a share from 0.5 to below 1, such as 0.999"
@@ -208,7 +237,7 @@ def _start(stores: Store | Sequence[Store], confidence: float, draws: int, seeds
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"task {twice[0]!r} is given by more than one store; score one model and protocol at a time"
         raise ScoreError(msg)
-    run = _Run(held, confidence)
+    run = _Run(held, confidence, [describe_store(store) for store in held])
     for store in held:
         for split in SPLITS:
             labels(store, split)
@@ -261,12 +290,14 @@ def _finish(run: _Run, settings: Mapping[str, Any], draws: int) -> Results:
     tasks = tuple(
         TaskResult(
             store.task,
-            describe_store(store),
+            described,
             {split: len(labels(store, split)) for split in SPLITS},
             tuple(Baseline(name, interval(p, run.confidence), how) for name, (p, how) in baselines.items()),
             tuple(found),
         )
-        for store, baselines, found in zip(run.stores, run.baselines, curves, strict=True)
+        for store, described, baselines, found in zip(
+            run.stores, run.described, run.baselines, curves, strict=True
+        )
     )
     return Results(run.confidence, {**settings, "bootstrap": draws}, package_versions(), tasks, _between(run))
 

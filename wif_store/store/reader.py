@@ -13,6 +13,7 @@ from wif_store.format.chunks import decode
 from wif_store.format.metadata import layouts_of
 from wif_store.format.schema import (
     ARRAYS,
+    COORDINATES,
     FINAL_TOKEN,
     SEQUENCE,
     SPLITS,
@@ -188,13 +189,13 @@ class ActivationStore:
 
     def success(self, split: str | None = None) -> Int8:
         """The success labels: int8 ``[n]``, 1 where the model is right."""
-        return np.concatenate([self._array(s, "success") for s in self._splits(split)])
+        return np.concatenate([self._array(f"{s}/success") for s in self._splits(split)])
 
     def offsets(self, split: str | None = None) -> Int64:
         """int64 ``[n + 1]``, starting at 0: the token range of every example."""
         parts, at = [np.zeros(1, np.int64)], 0
         for s in self._splits(split):
-            offsets = self._array(s, "offsets")
+            offsets = self._array(f"{s}/offsets")
             tokens = self.manifest.splits[s]["tokens"]
             if offsets[0] != 0 or offsets[-1] != tokens or np.any(np.diff(offsets) < 1):
                 msg = f"{self.name}: offsets of {s} do not divide the {tokens} tokens into examples"
@@ -205,7 +206,11 @@ class ActivationStore:
 
     def token_ids(self, split: str | None = None) -> Int32:
         """int32 ``[tokens]``: the tokens that were read, examples end to end."""
-        return np.concatenate([self._array(s, "token_ids") for s in self._splits(split)])
+        return np.concatenate([self._array(f"{s}/token_ids") for s in self._splits(split)])
+
+    def coordinate(self, name: str) -> Int64:
+        """``layer`` or ``sequence_layer``, stored for readers that know Zarr alone: int64 ``[n]``."""
+        return self._array(name)
 
     def table(self, split: str | None = None) -> pa.Table:
         """The table of examples, one row an example, in the order of the residuals."""
@@ -266,18 +271,19 @@ class ActivationStore:
                 )
             return self._residual_arrays[path].read(layers, start, stop)
 
-    def _array(self, split: str, name: str) -> np.ndarray:
-        """One of the small arrays, which is a file of one chunk; not to be changed."""
+    def _array(self, path: str) -> np.ndarray:
+        """One of the small arrays, which is a file of one chunk or none; not to be changed."""
 
         def read(path: str) -> np.ndarray:
-            layout, dtype = self._layouts[path], ARRAYS[name].dtype
-            content = read_small(self._storage, self.manifest, f"{path}/{layout.files[0]}")
-            values = np.empty(layout.shape, dtype)
-            decode(np.frombuffer(content, np.uint8), values)
+            layout, spec = self._layouts[path], (COORDINATES | ARRAYS)[path.rpartition("/")[2]]
+            values = np.empty(layout.shape, spec.dtype)
+            for file in layout.files:
+                content = read_small(self._storage, self.manifest, f"{path}/{file}")
+                decode(np.frombuffer(content, np.uint8), values)
             values.flags.writeable = False
             return values
 
-        found: np.ndarray = self._once(f"{split}/{name}", read)
+        found: np.ndarray = self._once(path, read)
         return found
 
     def _table(self, split: str) -> pa.Table:

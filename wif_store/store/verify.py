@@ -63,6 +63,8 @@ def _invariants(store: ActivationStore) -> Iterator[tuple[str, bool]]:
     every = [example for split in SPLITS for example in examples[split]]
     yield "ids are unique", len({e.id for e in every}) == len(every)
     yield "the task is the manifest's", all(e.task == store.task for e in every)
+    for name, layers in (("layer", store.layers), ("sequence_layer", store.sequence_layers)):
+        yield f"{name} is as the manifest says", store.coordinate(name).tolist() == list(layers)
     for split in SPLITS:
         success = store.success(split)
         alternating = np.array_equal(success, np.arange(len(success)) % 2 == 0)

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wif_store.errors import ScoreError
+from wif_store.errors import ScoreError, first_line
 from wif_store.scorer.features import check_reads
 from wif_store.scorer.probes.base import Fitted as Fitted
 from wif_store.scorer.probes.base import Probe as Probe
 from wif_store.scorer.probes.base import check_scores as check_scores
 from wif_store.scorer.probes.base import fit as fit
 from wif_store.scorer.probes.base import is_labels as is_labels
+from wif_store.scorer.probes.base import raised_at as raised_at
 from wif_store.scorer.probes.base import scores_of as scores_of
 
 if TYPE_CHECKING:
@@ -82,14 +83,16 @@ def find_probe(probe: str | Probe | object) -> Probe:
 
 def _import(name: str) -> Any:
     module, _, attribute = name.partition(":")
-    if not attribute:
+    if not attribute or not all(part.isidentifier() for part in module.split(".")):
         msg = f"no probe {name!r}; expected one of {', '.join(PROBES)}, or module:factory"
         raise ScoreError(msg)
     try:
         with _working_folder_on_path():
             return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        msg = f"probe {name!r} cannot be imported ({error}); expected module:factory on the Python path"
+    except (Exception, SystemExit) as error:
+        # The module is somebody's code: it may raise anything, or end the program.
+        found = f"{type(error).__name__}{raised_at(error)}: {first_line(error)}"
+        msg = f"probe {name!r} cannot be imported ({found}); expected module:factory on the Python path"
         raise ScoreError(msg) from error
 
 
@@ -106,21 +109,23 @@ def _as_probe(thing: Any, name: str) -> Probe:
     make = (lambda: clone(thing)) if is_instance else thing
     try:
         sample = make()
+        fits = hasattr(sample, "fit")
+        reads = getattr(sample, "reads", getattr(thing, "reads", "final_token"))
     except Exception as error:
-        msg = f"probe {name!r} cannot be made ({type(error).__name__}: {error}); its factory is given nothing"
+        found = f"{type(error).__name__}{raised_at(error)}: {first_line(error)}"
+        msg = f"probe {name!r} cannot be made ({found}); its factory is given nothing"
         raise ScoreError(msg) from error
-    if not hasattr(sample, "fit"):
+    if not fits:
         msg = f"probe {name!r} makes a {type(sample).__name__} without fit; expected a scikit-learn estimator"
         raise ScoreError(msg)
-    reads = getattr(sample, "reads", getattr(thing, "reads", "final_token"))
     return Probe(name, make, check_reads(reads, f"probe {name!r}"))
 
 
 @contextmanager
 def _working_folder_on_path() -> Iterator[None]:
-    """Look for modules in the working folder too, after all others, while a probe of the caller is imported.
+    """Look for modules in the working folder too, after all others, while a probe is imported from there.
 
-    A file there that is called as a library is called is never taken for it.
+    The folder comes last, so that a file in it with the name of a library never stands in for that library.
     """
     folder = str(Path.cwd())
     sys.path.append(folder)

@@ -12,12 +12,16 @@ the test split. Three attributes of the estimator (or of its factory) are looked
 from __future__ import annotations
 
 import inspect
+import sysconfig
+import traceback
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+import wif_store
 from wif_store.errors import ScoreError
 
 if TYPE_CHECKING:
@@ -26,6 +30,11 @@ if TYPE_CHECKING:
     from wif_store.format.schema import Int8
     from wif_store.scorer.features import Features, Reads
     from wif_store.scorer.stats import Floats
+
+
+OURS: Final = Path(wif_store.__file__).parent
+INSTALLED: Final = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
+STANDARD: Final = Path(sysconfig.get_path("stdlib"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,24 @@ def is_labels(values: Floats) -> bool:
     """Tell whether scores are two whole numbers and nothing else: a classifier's answers."""
     distinct = np.unique(values)
     return len(values) > 2 and len(distinct) == 2 and bool((distinct == np.rint(distinct)).all())
+
+
+def raised_at(error: BaseException) -> str:
+    """Return where the code of the probe's author raised, as `` (probe.py, line 12)``; empty if nowhere.
+
+    The last frame outside installed packages is the one that the author can mend. A probe that is itself
+    an installed package has none: then it is the last frame outside this package.
+    """
+    own, installed = "", ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path, at = Path(frame.filename), f" ({frame.filename}, line {frame.lineno})"
+        if path.is_relative_to(OURS) or not path.is_file():
+            continue
+        if any(path.is_relative_to(folder) for folder in INSTALLED):
+            installed = at
+        elif not path.is_relative_to(STANDARD):
+            own = at
+    return own or installed
 
 
 def _takes_validation(estimator: Any) -> bool:

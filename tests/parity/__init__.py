@@ -1,0 +1,1 @@
+"""The package against independent tools, on the same model and rows."""
