@@ -10,7 +10,7 @@ PYTHON ?= $(or $(FOUND),$(error $(MISSING)))
 DEMO_LAYERS := 3,7,11,14,17
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check faults scaling hub bench lock bounds audit clean
+.PHONY: help venv demo test check faults hub bench lock bounds audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,11 +50,7 @@ check: venv  ## lint, format, types, import contracts, dependencies, workflows
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on the path: make audit runs it"; fi
 
 faults: venv  ## run the fault campaign whole
-	$(BIN)/python -m benchmarks.faults
-
-scaling: venv  ## time the build on Ray and kill its workers and drivers; simulate larger ones
-	$(BIN)/python -m benchmarks.ray_build
-	$(BIN)/python -m benchmarks.scaling --figure docs/scaling/idle.png
+	$(BIN)/python -m tests.faults
 
 hub: venv  ## serve a loopback Hub to publish to and read from
 	$(BIN)/python -m tests.support.hub

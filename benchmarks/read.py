@@ -103,7 +103,7 @@ def readings(store: ActivationStore, path: Path, folder: Path, turns: int) -> Ta
 
 def made_up(folder: Path, examples: int) -> Path:
     """A store of made-up residuals."""
-    source = workload.made_up_rows(folder, examples + examples // 8)
+    source = workload.made_up_rows(folder, 2 * examples + 100)  # the rest is not scanned
     out = folder / "made_up.zarr"
     workload.build(
         get_task("winogrande"), source, workload.made_up_engine(source, tokens=25), out, examples // 2

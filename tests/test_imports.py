@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib", "ray")
-REPORT = f"\nimport sys\nprint('loaded:', *(name for name in {HEAVY} if name in sys.modules))"
+READERS = ("zarr", "pyarrow", "fsspec", "huggingface_hub", "pandas")
+"""What opening a local store does not need."""
 HELP = """
 import sys
 from wif_store.cli.app import main
@@ -23,10 +24,11 @@ except SystemExit as stop:
 """
 
 
-def heavy_modules_after(code: str, path: Path = ROOT) -> list[str]:
-    """Run `code` in a fresh interpreter that imports from `path`; return the heavy modules it loaded."""
+def modules_after(code: str, names: tuple[str, ...] = HEAVY, path: Path = ROOT) -> list[str]:
+    """Which of these modules a fresh interpreter that imports from `path` has loaded after `code`."""
+    report = f"\nimport sys\nprint('loaded:', *(name for name in {names} if name in sys.modules))"
     run = subprocess.run(
-        [sys.executable, "-c", code + REPORT],
+        [sys.executable, "-c", code + report],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(path)},
@@ -37,40 +39,62 @@ def heavy_modules_after(code: str, path: Path = ROOT) -> list[str]:
     return run.stdout.splitlines()[-1].split()[1:]
 
 
-ROOMS = (
-    "wif_store",
-    "wif_store.errors",
-    "wif_store.format.schema",
-    "wif_store.format.layout",
-    "wif_store.tasks",
-    "wif_store.store.reader",
-    "wif_store.builder.writer",
-    "wif_store.scorer.probes",
-    "wif_store.scorer.run",
-    "wif_store.hub.push",
-    "wif_store.hub.card",
-    "wif_store.hub.parquet",
-    "wif_store.builder.pipeline",
-    "wif_store.builder.workers_ray",
-    "wif_store.builder.sweep",
-    "wif_store.cli.app",
-)
+ROOMS = {
+    "top": ("wif_store", "wif_store.errors", "wif_store.records", "wif_store.api"),
+    "format": tuple(
+        f"wif_store.format.{name}"
+        for name in ("schema", "layout", "metadata", "manifest", "chunks", "table", "layers")
+    ),
+    "storage": tuple(f"wif_store.storage.{name}" for name in ("base", "local", "remote", "hub_client")),
+    "tasks": ("wif_store.tasks", "wif_store.tasks.rows"),
+    "store": tuple(f"wif_store.store.{name}" for name in ("reader", "residuals", "files", "verify", "audit")),
+    "scorer": ("wif_store.scorer.probes", "wif_store.scorer.run", "wif_store.scorer.report"),
+    "hub": ("wif_store.hub.push", "wif_store.hub.pull", "wif_store.hub.card", "wif_store.hub.parquet"),
+    "builder": tuple(
+        f"wif_store.builder.{name}" for name in ("pipeline", "writer", "workers", "workers_ray", "sweep")
+    ),
+    "cli": ("wif_store.cli.app", "wif_store.cli.build", "wif_store.cli.store", "wif_store.cli.hub"),
+}
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_importing_a_room_is_light(room: str) -> None:
-    assert heavy_modules_after(f"import {room}") == []
+    assert modules_after(f"import {', '.join(ROOMS[room])}") == []
+
+
+@pytest.mark.parametrize("room", ["format", "storage", "store"])
+def test_importing_what_reads_loads_no_other_reader(room: str) -> None:
+    assert modules_after(f"import {', '.join(ROOMS[room])}", READERS) == []
 
 
 def test_help_is_light() -> None:
-    assert heavy_modules_after(HELP) == []
+    assert modules_after(HELP) == []
 
 
-def test_the_public_reader_is_light() -> None:
-    assert heavy_modules_after("from wif_store import ActivationStore, open_store") == []
+READ = """
+from wif_store import open_store
+store = open_store({path!r})
+store.read_final_token(0, "test")
+store.read_sequences(1, "train")
+store.success()
+store.offsets()
+"""
+
+
+def test_reading_residuals_is_light(finished_store: Path) -> None:
+    """zarr is for ``zarr_group`` alone, and pyarrow for the table of examples."""
+    code = READ.format(path=str(finished_store))
+    assert modules_after(code, (*HEAVY, *READERS)) == []
+    assert modules_after(f"{code}\nstore.examples()", (*HEAVY, "zarr")) == []
+    assert modules_after(f"{code}\nstore.zarr_group()", (*HEAVY, "zarr")) == ["zarr"]
+
+
+def test_the_public_names_are_light() -> None:
+    code = "from wif_store import ActivationStore, build, evaluate, open_store, pull, push, score"
+    assert modules_after(code) == []
 
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_heavy_import_would_be_seen(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").touch()
-    assert heavy_modules_after(f"import {name}", tmp_path) == [name]
+    assert modules_after(f"import {name}", HEAVY, tmp_path) == [name]

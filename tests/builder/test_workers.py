@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import random
 import threading
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
-from tests.support.builds import contents, settings, small_shards, source_of
+from tests.support.builds import contents, objects, settings, small_shards, source_of
 from tests.support.fake_engine import fake_engine
 from wif_store.builder import workers as seam
 from wif_store.builder.journal import Journal
@@ -18,7 +19,7 @@ from wif_store.builder.pipeline import build_store
 from wif_store.builder.shards import write_shard
 from wif_store.builder.workers import LocalWorkers, Outcome
 from wif_store.errors import BuildError
-from wif_store.storage import PARTIAL
+from wif_store.storage import PARTIAL, storage_of
 
 
 class RemoteWorkers:
@@ -80,6 +81,44 @@ def test_blocks_in_any_order_end_in_the_same_bytes(per_class, seed, source, tmp_
     assert other.selection == report.selection
     assert contents(out) == contents(local)
     assert not (tmp_path / "s.zarr.partial").exists()
+
+
+class ScatteredWorkers(RemoteWorkers):
+    """Shards are written by three at once, each as late as it likes."""
+
+    def __enter__(self):
+        self.pool = ThreadPoolExecutor(3)
+        self.written = []
+        return self
+
+    def __exit__(self, *error):
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def write(self, job, journal):
+        return self.pool.submit(self.late, job, self.rng.uniform(0, 0.03))
+
+    def late(self, job, seconds):
+        time.sleep(seconds)
+        shard = write_shard(pickle.loads(pickle.dumps(job)), Journal(self.out))
+        self.written.append(job.path)
+        return pickle.loads(pickle.dumps(shard))
+
+
+@pytest.mark.parametrize("where", ["folder", "url"])
+def test_shards_written_in_any_order_end_in_the_same_bytes(where, source, tmp_path, bucket, monkeypatch):
+    small_shards(monkeypatch)
+    local = tmp_path / "local.zarr"
+    build_store(settings(), source, fake_engine(), local)
+    out = str(tmp_path / "s.zarr") if where == "folder" else f"{bucket}/s.zarr"
+    scattered = ScatteredWorkers(fake_engine().extract, out, 1)
+    build_store(settings(), source, fake_engine(), out, workers=scattered)
+    assert (objects(out) if where == "url" else contents(tmp_path / "s.zarr")) == contents(local)
+    assert len(scattered.written) == len(set(scattered.written))
+    for array in ("final_token", "sequence"):
+        of_train = [path for path in scattered.written if path.startswith(f"train/{array}/")]
+        assert len(of_train) > 2
+    assert scattered.written != sorted(scattered.written)
+    assert not storage_of(f"{out}.partial").exists()
 
 
 class DyingWorkers(RemoteWorkers):

@@ -98,7 +98,7 @@ def loopback(folder: Path, clock: Clock) -> Iterator[Hub]:
 
 def hub(campaign: Campaign) -> Iterator[Row]:
     """Each fault at random requests of a push, a pull and a read, in turn passing and lasting."""
-    folder, each = campaign.at("hub"), campaign.count(1, 6)
+    folder, each = campaign.at("hub"), campaign.count(1, 4)
     names = ["500", "reset", "wrong byte"] if campaign.short else list(FAULTS)
     old, new = make_store(folder / "w.zarr", "winogrande"), make_store(folder / "b.zarr", "boolq")
     clock, chosen = Clock(), [name for name in names for _ in range(each)]

@@ -53,7 +53,7 @@ def s3(campaign: Campaign) -> Iterator[Row]:
         job.run(here)
         requests = counted.read_text().split()
         at_write = [at for at, verb in enumerate(requests) if verb in WRITES]
-        killed = Row("S3: SIGKILL before a request that writes", campaign.count(2, 30))
+        killed = Row("S3: SIGKILL before a request that writes", campaign.count(2, 16))
         if undisturbed.files != contents(here):
             killed.bad("a store on S3 has other bytes than one in a folder")
         for number in range(killed.wanted):
@@ -66,7 +66,7 @@ def s3(campaign: Campaign) -> Iterator[Row]:
             else:
                 killed.bad(f"{out} was to be killed and ended with {status}")
         yield killed
-        refused = Row("S3: a request refused", campaign.count(2, 30))
+        refused = Row("S3: a request refused", campaign.count(2, 16))
         for number in range(refused.wanted):
             at = number * len(requests) // refused.wanted
             out, log = f"{url}/r{number}.zarr", folder / f"r{number}.log"
@@ -144,7 +144,7 @@ def ray(campaign: Campaign) -> Iterator[Row]:
     expected = contents(folder / "here.zarr")
     opener = Odd(str(folder), slow=PAUSE)
     for workers in (1, 2):
-        row = Row(f"Ray, {workers} workers: SIGKILL to a worker", campaign.count(1, 10))
+        row = Row(f"Ray, {workers} workers: SIGKILL to a worker", campaign.count(1, 8))
         with ray_workers(opener, workers=workers) as actors:
             started = time.monotonic()
             _one_build(row, job, actors, folder / f"same{workers}.zarr", expected)
@@ -186,7 +186,7 @@ def _kill_one(rng: random.Random, killed: Event) -> None:
 
 def _killed_drivers(folder: Path, expected: dict[str, str], campaign: Campaign) -> Row:
     """One kill a build, then the same call again."""
-    row = Row("Ray, 2 workers: SIGKILL to the driver", campaign.count(1, 6))
+    row = Row("Ray, 2 workers: SIGKILL to the driver", campaign.count(1, 4))
     lasts = 2.0
     for number in range(4 * row.wanted):
         if row.trials == row.wanted:

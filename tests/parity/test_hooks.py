@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support import tiny
 from tests.support.builds import TASK, settings
 from wif_store.builder.pipeline import build_store
 from wif_store.extract.checkpoint import locate
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 MODEL = "gemma3-270m"
-EXAMPLES = 8
+ROWS = 64
+EXAMPLES = 4
 """Of each split, spread over it."""
 
 
@@ -56,7 +58,9 @@ def distance(stored: np.ndarray, read: np.ndarray) -> float:
 
 def test_residuals_are_those_of_plain_hooks(tmp_path: Path) -> None:
     engine = open_engine(MODEL, TASK.protocol("aligned"), sequence_layers="3,11", dtype="float32")
-    build_store(settings(per_class=32), load_source(TASK, BUILTIN), engine, tmp_path / "s.zarr")
+    some = load_source(TASK, BUILTIN).candidates[:ROWS]
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", [dict(candidate.row) for candidate in some])
+    build_store(settings(), load_source(TASK, str(rows)), engine, tmp_path / "s.zarr")
     store = open_store(tmp_path / "s.zarr")
     hooked = Hooked(locate(MODEL).path)
     for split in SPLITS:

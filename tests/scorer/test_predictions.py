@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.memory_store import memory_store
 from wif_store.errors import ScoreError
-from wif_store.scorer.run import evaluate
+from wif_store.scorer.run import evaluate, score
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def test_a_score_that_is_no_finite_number_is_placed(tmp_path, store, scores, wro
     rows = [list(row) for row in scores.items()]
     rows[3][1] = wrong
     write_csv(tmp_path / "odd.csv", rows)
-    with pytest.raises(ScoreError, match=f"row 5: the score is {wrong!r}; expected a finite number"):
+    with pytest.raises(
+        ScoreError, match=f"odd.csv, line 5: the score is {wrong!r}; expected a finite number"
+    ):
         evaluate(tmp_path / "odd.csv", store)
 
 
@@ -105,12 +107,12 @@ def test_scores_that_are_upside_down_are_noted(store):
     ("name", "content", "says"),
     [
         ("x.txt", "", "x.txt cannot be read; expected"),
-        ("x.csv", "example,score\na,1\n", "row 2: found example, score; expected id and score"),
+        ("x.csv", "example,score\na,1\n", "x.csv, line 2: found example, score; expected id and score"),
         ("x.jsonl", "[1, 2]\n", "found list; expected an object"),
-        ("x.jsonl", '{"a\\nb": 1, "c": 2}\n', r"row 1: found 'a\nb', c; expected id and score"),
-        ("x.jsonl", f'{{"{"a" * 900}": 1}}\n', f"row 1: found {'a' * 200}; expected id and score"),
-        ("x.jsonl", "{broken\n", "cannot be read"),
-        ("x.parquet", "not parquet", "cannot be read"),
+        ("x.jsonl", '{"a\\nb": 1, "c": 2}\n', r"line 1: found 'a\nb', c; expected id and score"),
+        ("x.jsonl", f'{{"{"a" * 900}": 1}}\n', f"line 1: found {'a' * 200}; expected id and score"),
+        ("x.jsonl", "{broken\n", "x.jsonl, line 1: not JSON"),
+        ("x.parquet", "not parquet", "x.parquet is not Parquet"),
     ],
 )
 def test_unreadable_files_are_refused(tmp_path, store, name, content, says):
@@ -118,6 +120,60 @@ def test_unreadable_files_are_refused(tmp_path, store, name, content, says):
     with pytest.raises(ScoreError) as caught:
         evaluate(tmp_path / name, store)
     assert says in str(caught.value)
+
+
+def test_a_pandas_series_is_a_mapping_by_its_index(store, scores):
+    pandas = pytest.importorskip("pandas")
+    expected = evaluate(scores, store).tasks[0].curves[0].best
+    for dtype in ("float64", "float32"):
+        curve = evaluate(pandas.Series(scores, name="judge", dtype=dtype), store).tasks[0].curves[0]
+        assert (curve.probe, curve.best.test.value) == ("judge", pytest.approx(expected.test.value, abs=1e-3))
+    assert evaluate(pandas.Series(scores), store).tasks[0].curves[0].probe == "predictions"
+    with pytest.raises(ScoreError, match="predictions are a DataFrame; expected a file, a mapping"):
+        evaluate(pandas.DataFrame({"id": scores.keys(), "score": scores.values()}), store)
+    with pytest.raises(ScoreError, match="give 'x' more than once"):
+        evaluate(pandas.Series([1.0, 2.0], index=["x", "x"]), store)
+
+
+def test_several_are_compared_in_pairs(tmp_path, store, scores):
+    write_csv(tmp_path / "judge.csv", scores.items())
+    others = [{i: -s for i, s in scores.items()}, {i: s**3 for i, s in scores.items()}]
+    results = evaluate([tmp_path / "judge.csv", *others], store)
+    names = ["judge", "predictions 2", "predictions 3"]
+    assert [curve.probe for curve in results.tasks[0].curves] == names
+    assert results.settings["predictions"] == names
+    found = {(pair.first, pair.second): pair.difference for pair in results.between}
+    value = results.tasks[0].curves[0].best.test.value
+    assert found == {
+        ("judge", "predictions 2"): pytest.approx(2 * value - 1),
+        ("judge", "predictions 3"): pytest.approx(0, abs=1e-12),
+        ("predictions 2", "predictions 3"): pytest.approx(1 - 2 * value),
+    }
+
+
+def test_names_are_told_apart(tmp_path, store, scores):
+    for name in ("judge", "lda", "confidence"):
+        write_csv(tmp_path / f"{name}.csv", scores.items())
+    with pytest.raises(ScoreError, match="'judge' are given twice"):
+        evaluate([tmp_path / "judge.csv"] * 2, store)
+    with pytest.raises(ScoreError, match="'confidence' have the name of a probe or baseline"):
+        evaluate(tmp_path / "confidence.csv", store)
+    with pytest.raises(ScoreError, match="'lda' have the name of a probe or baseline"):
+        score(store, "lda", [1], predictions=tmp_path / "lda.csv")
+    assert evaluate(tmp_path / "confidence.csv", store, name="mine").tasks[0].curves[0].probe == "mine"
+    with pytest.raises(ScoreError, match="name is 'mine' for 2 predictions"):
+        evaluate([scores, scores], store, name="mine")
+
+
+@pytest.mark.parametrize("given", [None, 0.5, [0.1, 0.2], [[]], object()])
+def test_what_is_no_predictions_is_refused(given, store):
+    with pytest.raises(ScoreError, match=r"predictions are a .*; expected a file, a mapping of example id"):
+        evaluate(given, store)
+
+
+def test_no_predictions_are_refused(store):
+    with pytest.raises(ScoreError, match="there are no predictions to evaluate"):
+        evaluate([], store)
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path, store):

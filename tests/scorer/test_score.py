@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,17 @@ from sklearn.metrics import roc_auc_score
 
 from tests.support import odd_probes
 from tests.support.memory_store import memory_store
-from wif_store.errors import ScoreError
+from wif_store.errors import LayersError, ScoreError
 from wif_store.scorer.probes import PROBES, Probe
 from wif_store.scorer.run import score
 
 ODD = "tests.support.odd_probes"
+ODD_FILE = odd_probes.__file__
+
+
+def line_of(text):
+    """The line of the odd probes, from 1, that holds a text first."""
+    return next(n for n, line in enumerate(Path(ODD_FILE).read_text().splitlines(), 1) if text in line)
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -42,9 +49,9 @@ def test_the_layer_is_chosen_on_validation_and_the_test_split_does_not_matter():
     first = score(store).tasks[0].curves[0]
     assert first.chosen == int(np.argmax([point.validation_auroc for point in first.points]))
     held = [e if e.split != "test" else replace(e, success=1 - e.success) for e in store.all_examples]
-    turned = score(replace(store, all_examples=held)).tasks[0].curves[0]
-    assert turned.chosen == first.chosen
-    for before, after in zip(first.points, turned.points, strict=True):
+    flipped = score(replace(store, all_examples=held)).tasks[0].curves[0]
+    assert flipped.chosen == first.chosen
+    for before, after in zip(first.points, flipped.points, strict=True):
         assert (before.settings, before.validation_auroc) == (after.settings, after.validation_auroc)
         assert after.test.value == pytest.approx(1.0 - before.test.value, abs=1e-12)
 
@@ -82,8 +89,8 @@ def test_predict_proba_is_read_at_class_one():
         ("GivesLabels", "the labels 0 and 1"),
         ("GivesTooFew", "shape (99,) for 100 examples"),
         ("GivesWords", "not numbers"),
-        ("RaisesInFit", "odd_probes.py, line 49): no luck today"),
-        ("RaisesInScoring", "raised KeyError in scoring"),
+        ("RaisesInFit", f"{ODD_FILE}, line {line_of('no luck today') + 1}): no luck today"),
+        ("RaisesInScoring", f"raised KeyError in scoring ({ODD_FILE}, line {line_of('weights') + 1})"),
         ("OnlyPredicts", "neither decision_function nor predict_proba"),
     ],
 )
@@ -102,7 +109,13 @@ def test_a_probe_that_misbehaves_is_named_with_its_layer_and_task(name, says):
         ("logistics", "no probe 'logistics'; expected one of paper-logistic"),
         ("no_such_module:make", "cannot be imported"),
         (f"{ODD}:nothing", "cannot be imported"),
-        (f"{ODD}:broken_factory", "cannot be made (RuntimeError: out of parts)"),
+        (
+            f"{ODD}:broken_factory",
+            f"cannot be made (RuntimeError ({ODD_FILE}, line {line_of('out of parts') + 1}): out of parts)",
+        ),
+        (f"{ODD}:ReadsBadly", "cannot be made (LookupError"),
+        (":make", "no probe ':make'"),
+        (".odd:make", "no probe '.odd:make'"),
         (f"{ODD}:number_factory", "makes a int without fit"),
         (f"{ODD}:not_a_probe", "is a int"),
         (f"{ODD}:ReadsNonsense", "reads 'attention_pattern'; expected one of final_token"),
@@ -113,6 +126,65 @@ def test_a_probe_that_is_none_is_refused(probe, says):
     with pytest.raises(ScoreError) as caught:
         score(memory_store(), probe)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def (:", "SyntaxError: invalid syntax (a_module_that_raises.py, line 1)"),
+        ("\nraise ValueError('no\\nluck')", "ValueError ({path}, line 2): no)"),
+        ("import sys; sys.exit(0)", "SystemExit ({path}, line 1): 0)"),
+        (
+            "import no_such_library",
+            "ModuleNotFoundError ({path}, line 1): No module named 'no_such_library')",
+        ),
+    ],
+)
+def test_a_module_that_raises_while_it_is_imported_is_named_with_the_line(code, says, tmp_path, monkeypatch):
+    path = tmp_path / "a_module_that_raises.py"
+    path.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ScoreError) as caught:
+        score(memory_store(), "a_module_that_raises:make")
+    assert says.format(path=path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_installed_probe_is_named_with_its_line_too(tmp_path, monkeypatch):
+    (tmp_path / "an_installed_probe.py").write_text("def make():\n    return 1 / 0\n")
+    monkeypatch.setattr("wif_store.scorer.probes.base.INSTALLED", (tmp_path,))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ScoreError, match=r"an_installed_probe.py, line 2\): division by zero"):
+        score(memory_store(), "an_installed_probe:make")
+
+
+@pytest.mark.parametrize("layers", ["1-2", [1, 2], np.arange(1, 3), (n for n in (1, 2))])
+def test_layers_are_named_by_text_or_numbers(layers):
+    results = score(memory_store(n=120), "mean-difference", layers)
+    assert [point.layer for point in results.tasks[0].curves[0].points] == [1, 2]
+    assert json.loads(json.dumps(results.to_json()))["settings"]["layers"] == [1, 2]
+
+
+def test_one_layer_is_named_by_its_number_and_all_by_a_word():
+    for layers, expected in ((2, [2]), ("all", [0, 1, 2]), (None, [0, 1, 2])):
+        curve = score(memory_store(n=120), "mean-difference", layers).tasks[0].curves[0]
+        assert [point.layer for point in curve.points] == expected
+
+
+def test_a_text_is_read_against_the_layers_of_all_stores():
+    stores = [memory_store("piqa", n=120), memory_store("boolq", n=120, layers=(1, 2, 5))]
+    found = score(stores, "mean-difference", "1-2").tasks
+    assert [[p.layer for p in task.curves[0].points] for task in found] == [[1, 2], [1, 2]]
+    with pytest.raises(ScoreError, match="'piqa' has no layer 5; its layers are 0, 1, 2"):
+        score(stores, "mean-difference", "1,5")
+    with pytest.raises(LayersError, match="there is no layer 3; expected some of: 0-2,5"):
+        score(stores, "mean-difference", "3")
+
+
+@pytest.mark.parametrize("layers", ["none", "auto", [], [1.5], ["1"], object()])
+def test_layers_that_name_none_are_refused(layers):
+    with pytest.raises(LayersError, match=r"^layers is .*; expected"):
+        score(memory_store(n=120), "mean-difference", layers)
 
 
 def test_lacking_layers_are_named():
@@ -142,6 +214,9 @@ def test_settings_out_of_range_are_refused():
             score(memory_store(), **wrong)
     with pytest.raises(ScoreError, match="no store"):
         score([])
+    for closed in ("s.zarr", [None], iter([memory_store()])):
+        with pytest.raises(ScoreError, match=r"expected what wif_store.open_store gives"):
+            score(closed)
     with pytest.raises(ScoreError, match="'piqa' is given by more than one store"):
         score([memory_store(), memory_store()])
 
@@ -153,6 +228,65 @@ def test_seeds_spread_apart_from_the_interval():
     assert often.test == once.test
     assert len(often.seed_aurocs) == 4 and often.seed_aurocs[0] == once.test.value
     assert len(set(often.seed_aurocs)) > 1
+
+
+def test_seeds_divide_train_and_validation_by_groups():
+    store = memory_store(n=240)
+    groups = {
+        row.tobytes(): example.group
+        for row, example in zip(store.read_final_token(2)[0], store.examples(), strict=True)
+    }
+    odd_probes.Notes.fits.clear()
+    score(store, f"{ODD}:Notes", layers=[2], seeds=4)
+    parts = [[{groups[row.tobytes()] for row in part} for part in fit[:2]] for fit in odd_probes.Notes.fits]
+    divisions = {frozenset(train) for train, _ in parts}
+    assert len(divisions) == 4
+    rows = {group for group in groups.values() if not group.startswith("test")}
+    for train, held in parts:
+        assert not train & held
+        assert train | held == rows
+    assert {len(fit[0]) for fit in odd_probes.Notes.fits} == {len(store.examples("train"))}
+
+
+def test_too_few_groups_to_divide_anew_are_refused():
+    store = memory_store(n=120)
+    one = replace(store, all_examples=[replace(example, group="g") for example in store.all_examples])
+    assert score(one, "mean-difference", [1]).tasks[0].curves[0].best.seed_aurocs
+    with pytest.raises(
+        ScoreError, match="have 1 groups, too few to divide them anew for seed 1; use --seeds 1"
+    ):
+        score(one, "mean-difference", [1], seeds=2)
+
+
+def test_probes_that_are_fitted_in_threads_have_one_blas_thread_each():
+    stores = [memory_store("piqa", n=120), memory_store("boolq", n=120)]
+    odd_probes.Notes.fits.clear()
+    score(stores, Probe("notes", odd_probes.Notes, threads=True), cross_task=True)
+    assert len(odd_probes.Notes.fits) == 2 * 3 + 2 + 2  # layers, controls, cross-task
+    assert [fit[2] for fit in odd_probes.Notes.fits] == [{1}] * 10
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "says"),
+    [
+        ("model", [1], "model is a list; expected an object"),
+        ("protocol", None, "protocol is a NoneType"),
+        ("selection", "x", "selection is a str"),
+        ("source", {"rows": float("nan")}, "the number nan"),
+        (
+            "source",
+            {"a": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]},
+            "levels of nesting",
+        ),
+    ],
+)
+def test_a_manifest_that_no_build_writes_is_refused_before_anything_is_fitted(section, value, says):
+    store = memory_store(n=120)
+    odd_probes.Notes.fits.clear()
+    with pytest.raises(ScoreError) as caught:
+        score(replace(store, manifest=replace(store.manifest, **{section: value})), f"{ODD}:Notes")
+    assert says in str(caught.value)
+    assert not odd_probes.Notes.fits
 
 
 def test_random_states_are_seeded_and_runs_repeat():
@@ -186,7 +320,7 @@ def test_holm_corrects_over_all_layers_and_tasks():
     assert min(h.p_holm for h in heads) == pytest.approx(min(1.0, 2 * min(h.p for h in heads)))
 
 
-def test_transfer_moves_between_tasks_that_share_a_direction():
+def test_a_probe_holds_on_another_task_that_shares_its_direction():
     stores = [memory_store(name, strength=1.5, seed=n) for n, name in enumerate(("piqa", "boolq"))]
     stores.append(memory_store("winogrande", strength=0.0, seed=7))
     results = score(stores, cross_task=True)

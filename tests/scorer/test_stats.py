@@ -99,8 +99,8 @@ def test_perfect_separation_still_has_an_interval():
     found = interval(placements(labels, labels), 0.99)
     assert found.value == found.high == 1.0
     assert found.low == pytest.approx(0.005 ** (1 / 20))
-    turned = interval(placements(labels, 1 - labels), 0.99)
-    assert (turned.value, turned.low, turned.high) == (0.0, 0.0, pytest.approx(1 - found.low))
+    flipped = interval(placements(labels, 1 - labels), 0.99)
+    assert (flipped.value, flipped.low, flipped.high) == (0.0, 0.0, pytest.approx(1 - found.low))
 
 
 def test_bootstrap_agrees_with_delong_and_repeats():

@@ -1,15 +1,17 @@
 """Estimators that a scorer must refuse, and some it must take as they are."""
 
 import warnings
+from typing import ClassVar
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 
 
 class _Probe:
-    """A working probe: the mean of the features of the true direction is not needed for errors."""
+    """A probe that works and finds nothing."""
 
     def fit(self, X, y):
         return self
@@ -65,6 +67,24 @@ class OnlyPredicts:
 
 class ReadsNonsense(_Probe):
     reads = "attention_pattern"
+
+
+class ReadsBadly(_Probe):
+    @property
+    def reads(self):
+        msg = "no such thing"
+        raise LookupError(msg)
+
+
+class Notes(_Probe):
+    """Keeps what it was fitted and stopped on, and how many BLAS threads there were."""
+
+    fits: ClassVar[list] = []
+
+    def fit(self, X, y, validation):
+        threads = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+        self.fits.append((X, validation[0], threads))
+        return self
 
 
 class Warns(_Probe):

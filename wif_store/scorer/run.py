@@ -167,9 +167,11 @@ def evaluate(
 
 def _layers(layers: str | int | Iterable[int] | None, stores: Sequence[Store]) -> tuple[int, ...] | None:
     """Return the layers asked for; None for all. A text is read against the layers of all the stores."""
-    if layers is None or layers == "all":
+    if layers is None:
         return None
     if isinstance(layers, str):
+        if layers == "all":
+            return None
         held = {layer for store in stores for layer in (*store.layers, *store.sequence_layers)}
         found = parse_layers(layers, sorted(held))
     else:
