@@ -152,7 +152,7 @@ def test_stopped_again_and_again(source, undisturbed, changes, tmp_path):
                 break
             except Stopped:
                 continue
-    assert calls > 3
+    assert calls >= 3
     assert contents(out) == undisturbed
 
 

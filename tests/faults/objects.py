@@ -106,13 +106,18 @@ def _requests(meet: Callable[[str], object]) -> None:
     """Have ``meet`` be told of each request to S3 before this process makes it."""
     from s3fs import S3FileSystem
 
-    call = S3FileSystem._call_s3
+    # A file that is written calls the second, which had the first bound when it was made.
+    call, call_from_file = S3FileSystem._call_s3, S3FileSystem.call_s3
 
     async def telling(self: Any, method: str, *rest: Any, **more: Any) -> Any:
         meet(method)
         return await call(self, method, *rest, **more)
 
-    S3FileSystem._call_s3 = telling
+    def telling_file(self: Any, method: str, *rest: Any, **more: Any) -> Any:
+        meet(method)
+        return call_from_file(self, method, *rest, **more)
+
+    S3FileSystem._call_s3, S3FileSystem.call_s3 = telling, telling_file
 
 
 def _count(counted: Path) -> Callable[[str], None]:

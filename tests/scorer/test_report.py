@@ -146,7 +146,7 @@ def test_a_matplotlibrc_of_the_working_folder_changes_nothing(results, tmp_path)
     assert pictures[0] == pictures[1]
 
 
-@pytest.mark.parametrize("name", ["$\\bad{$", "_mine", "a\nb\x1b[2J"])
+@pytest.mark.parametrize("name", ["$\\bad{$", "_mine", "a\nboolq  forged\x1b[2J"])
 def test_any_name_is_shown_on_one_line_and_drawn(name, stores, tmp_path):
     given = {e.id: e.choice.margin for e in stores[0].examples("test")}
     results = evaluate(given, stores[0], name=name)

@@ -27,7 +27,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class LayerFit:
-    """What one layer gave, before any comparison."""
+    """A probe fitted at one layer and measured, before any comparison."""
 
     layer: int
     validation_auroc: float
@@ -40,7 +40,7 @@ class LayerFit:
 
 @dataclass(frozen=True, slots=True)
 class LayerData:
-    """One layer of a store, all splits, with where it comes from for errors."""
+    """One layer of a store, all splits. ``where`` names probe, layer and task in errors."""
 
     features: Mapping[str, Features]
     labels: Mapping[str, Int8]

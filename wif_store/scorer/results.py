@@ -1,4 +1,8 @@
-"""What a scoring run found: plain frozen records, written to ``results.json`` as they stand."""
+"""What a scoring run found, as frozen records.
+
+``results.json`` has ``schema``, ``schema_version`` and the fields of :class:`Results`. Each record in it is an
+object with the fields that its class describes here.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +44,10 @@ class Comparison:
 class Point:
     """A probe at one layer of one task.
 
-    ``layer`` is ``None`` for predictions, which come from no layer. ``validation_auroc`` is what
-    layers are chosen by. ``seed_aurocs`` are test AUROCs with the train and validation rows divided
-    anew and the estimator seeded anew; the first is ``test``. ``settings`` were chosen on validation.
+    ``layer`` is 0-based, and ``None`` for predictions, which come from no layer. ``validation_auroc`` is what
+    layers are chosen by. ``seed_aurocs`` are test AUROCs with train and validation divided anew by groups and
+    the estimator seeded anew; the first is that of ``test``. ``settings`` were chosen on validation. ``notes``
+    are the warnings of the fit.
     """
 
     layer: int | None
@@ -56,10 +61,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A probe over the layers of a task.
+    """A probe over the layers of a task, or predictions as a single point.
 
-    ``chosen`` indexes ``points``: the layer with the best validation AUROC. ``shuffled`` is the same
-    probe at that layer with the labels shuffled within every split.
+    ``reads`` is what the probe reads; ``None`` for predictions. ``chosen`` indexes ``points``: the layer with
+    the best validation AUROC. ``shuffled`` is the same probe at that layer with the labels shuffled within
+    every split. ``bootstrap`` is an interval of the chosen point.
     """
 
     probe: str
@@ -82,7 +88,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A score that needs no residuals."""
+    """A score that needs no residuals.
+
+    ``settings`` were chosen on train and validation: the direction of ``prompt-length``, ``C`` of ``tf-idf``.
+    """
 
     name: str
     test: Auroc
@@ -91,7 +100,11 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """Everything measured on one store."""
+    """Everything measured on one store.
+
+    ``store`` pins it: the SHA-256 of its manifest, ``d_model``, and the manifest's ``model``, ``protocol``,
+    ``source`` and ``selection``. ``examples`` counts the rows of each split.
+    """
 
     task: str
     store: Mapping[str, Any]
@@ -102,7 +115,11 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """A paired DeLong test between two probes, each at its chosen layer; Holm over tasks and pairs."""
+    """A paired DeLong test between two curves of a task, each at its chosen layer.
+
+    ``difference`` is the AUROC of ``first`` less that of ``second``. Holm's correction runs over all tasks
+    and pairs.
+    """
 
     task: str
     first: str
@@ -125,7 +142,10 @@ class CrossTaskCell:
 
 @dataclass(frozen=True, slots=True)
 class CrossTask:
-    """The transfer table of one probe, row by row; ``p_holm`` tests against 0.5 over all its cells."""
+    """One probe trained on each task and tested on each, row by row.
+
+    ``p_holm`` of a cell tests against 0.5, corrected over all cells.
+    """
 
     probe: str
     tasks: tuple[str, ...]
@@ -138,7 +158,11 @@ class CrossTask:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A whole run. ``settings`` and each task's ``store`` are what is needed to repeat it."""
+    """Everything that a run found.
+
+    ``confidence`` is that of the intervals. ``settings`` (probes, predictions, layers, seeds, bootstrap),
+    ``versions`` of the packages and each task's ``store`` are what is needed to repeat the run.
+    """
 
     confidence: float
     settings: Mapping[str, Any]

@@ -43,7 +43,7 @@ _UPSIDE_DOWN = "ranks failures above successes; a higher score must mean that su
 
 @dataclass(slots=True)
 class _Measured:
-    """One curve before its comparisons: the record it will be, and the placements of its points."""
+    """One curve before its comparisons, with the placements and scores of its points."""
 
     task: int
     curve: Curve

@@ -94,8 +94,8 @@ def auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 def interval(measured: Placements, confidence: float = 0.999) -> Auroc:
     """Put a DeLong confidence interval around an AUROC.
 
-    The interval is symmetric on the logit scale, which keeps it inside 0 and 1 and, by simulation,
-    keeps its promise in small samples and near 1 where the plain
+    The interval is symmetric on the logit scale, which keeps it inside 0 and 1. By simulation it covers as
+    often as it says, in small samples and near 1 too, where the plain
     ``AUROC ± z·SE`` does not. At exactly 0 or 1, where DeLong's variance vanishes, the far end is
     the exact binomial bound for no error in as many trials as the smaller class has members.
     """
