@@ -1,7 +1,7 @@
 """What a scoring run found, as frozen records.
 
-``results.json`` has ``schema``, ``schema_version`` and the fields of :class:`Results`. Each record in it is an
-object with the fields that its class describes here.
+``results.json`` has ``schema``, ``schema_version`` and the fields of :class:`Results`. Each record in it is
+an object with the fields that its class describes here.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Point:
 
     ``layer`` is 0-based, and ``None`` for predictions, which come from no layer. ``validation_auroc`` is what
     layers are chosen by. ``seed_aurocs`` are test AUROCs with train and validation divided anew by groups and
-    the estimator seeded anew; the first is that of ``test``. ``settings`` were chosen on validation. ``notes``
-    are the warnings of the fit.
+    the estimator seeded anew; the first is that of ``test``. ``settings`` were chosen on validation.
+    ``notes`` are the warnings of the fit.
     """
 
     layer: int | None
