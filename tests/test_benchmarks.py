@@ -74,6 +74,7 @@ def test_storage_runs(run):
         assert all(row["bytes / raw"] > 0 and row["encode MB/s"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_storage_takes_a_store(tmp_path):
     path = make_store(tmp_path / "s.zarr")
     given = ["--turns", "1", "--megabytes", "0.1", "--json", str(tmp_path / "figures.json")]
