@@ -30,3 +30,14 @@ def bucket():
     fs = fsspec.filesystem("memory")
     for path in [p for p in fs.store if p.startswith(url.removeprefix("memory:/"))]:
         del fs.store[path]
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny models are quicker without threads that wait for one another."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -23,7 +23,7 @@ from wif_store.format.schema import ARRAYS, FINAL_TOKEN, SEQUENCE
 from wif_store.records import widen
 
 CASES = {
-    "whole chunks": [8] * 8,
+    "full chunks": [8] * 8,
     "ragged": [9, 30, 2, 17, 25, 8, 1, 3, 40, 11],
     "one token": [1, 1],
     "one shard to the last token": [32, 32],
@@ -81,9 +81,9 @@ def test_zarr_reads_shards_bit_for_bit(dtype, threads, lengths, tmp_path):
 def test_shards_given_out_meanwhile_are_those_given_out_at_the_end(lengths, steps, tmp_path_factory):
     """Path, pieces and cut: so that a build that was stopped, or had other blocks ahead, writes the same."""
     journal, _, rows = journalled(tmp_path_factory.mktemp("rows") / "s.zarr", lengths)
-    whole = SplitWriter("train", ENGINE)
-    whole.add(rows)
-    at_the_end = {job.path: job for job in whole.shards(last=True)}
+    known = SplitWriter("train", ENGINE)
+    known.add(rows)
+    at_the_end = {job.path: job for job in known.shards(last=True)}
     writer, given_out, at = SplitWriter("train", ENGINE), {}, 0
     for step in [*steps, len(rows)]:
         last = at + step >= len(rows)

@@ -17,6 +17,7 @@ from wif_store.extract import engine as engines
 from wif_store.extract.dry_run import preview
 from wif_store.tasks import TASKS, get_task
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TASK = get_task("winogrande")
 
 
@@ -36,7 +37,7 @@ def sources(tmp_path):
 
     (tmp_path / "rows").mkdir()
     for task, row in ROWS.items():
-        tiny.write_rows(tmp_path / "rows" / f"{task}.jsonl", [row(i) for i in range(60)])
+        tiny.write_rows(tmp_path / "rows" / f"{task}.jsonl", [row(i) for i in range(44)])
     return tmp_path / "rows" / "{task}.jsonl"
 
 
@@ -103,7 +104,10 @@ def test_output_that_cannot_be_written_ends_the_sweep(tiny_models, rows_file, tm
     assert done.stderr.count("cannot write") == 1
 
 
-@pytest.mark.parametrize("protocol", ["aligned", "mcq", "paper"])
+@pytest.mark.parametrize(
+    "protocol",
+    ["aligned", pytest.param("mcq", marks=pytest.mark.slow), pytest.param("paper", marks=pytest.mark.slow)],
+)
 def test_an_estimate_is_what_a_build_then_takes(protocol, tiny_models, rows_file, tmp_path):
     model = str(tiny_models("gemma2"))
     (job,) = plan_jobs([model], [settings(protocol=protocol)], Templates(str(rows_file), str(tmp_path / "s")))

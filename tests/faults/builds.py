@@ -174,10 +174,15 @@ class Job:
         return self.before_each_block(lambda requests: note(f"block {names[requests[0].id]}"))
 
 
-def _be_a_child() -> None:
+def end_with_parent() -> None:
+    """Have this process be killed when the one that forked it ends: nothing outlives the campaign."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no build outlives the campaign
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _be_a_child() -> None:
+    end_with_parent()
     signal.alarm(MOST_SECONDS)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 

@@ -33,8 +33,8 @@ def kills(campaign: Campaign) -> Iterator[Row]:
 def model(campaign: Campaign) -> Iterator[Row]:
     """Builds with the embedded model over real rows, killed likewise."""
     folder = campaign.at("model")
-    job = real_job(folder, campaign.count(8, 24))
-    row = Row("SIGKILL at a random instant, a real model", campaign.count(1, 12))
+    job = real_job(folder)
+    row = Row("SIGKILL at a random instant, a real model", campaign.count(1, 10))
     yield _random_instants(row, job, folder, campaign)
 
 

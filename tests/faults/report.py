@@ -65,9 +65,12 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         notes = "; ".join(f"{what} {n:,}" for what, n in sorted(self.notes.items()))
-        # Where the campaign's own folder stood is of no use to a reader.
-        saw = re.sub(r"(?<![\w.])(/[\w.-]+)+/", "", self.saw).replace("|", "\\|")
-        return (self.fault, f"{self.trials:,}", str(self.lost), notes, saw)
+        return (self.fault, f"{self.trials:,}", str(self.lost), notes, self.seen.replace("|", "\\|"))
+
+    @property
+    def seen(self) -> str:
+        """What a user saw first, without the campaign's own folder, which is of no use to a reader."""
+        return re.sub(r"(?<![\w.])(/[\w.-]+)+/", "", self.saw)
 
 
 COLUMNS = ("fault", "trials", "lost", "of which", "what the user saw")

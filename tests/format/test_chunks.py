@@ -119,9 +119,9 @@ def test_a_shard_is_its_chunks_and_an_index_that_finds_them():
     end = len(content) - index_bytes(5)
     index = read_index(content[end:], 5, end)
     assert index[[1, 4]].tolist() == [[-1, -1]] * 2
-    for place, chunk in zip(index.tolist(), given_chunks, strict=True):
+    for (offset, length), chunk in zip(index.tolist(), given_chunks, strict=True):
         if chunk is not None:
-            assert content[place[0] : sum(place)] == chunk
+            assert content[offset : offset + length] == chunk
     assert checksums == ["0" * 8 if c is None else c[-CHECKSUM:].hex() for c in given_chunks]
 
 

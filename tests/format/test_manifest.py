@@ -91,7 +91,7 @@ LIES = {
     "a task that writes to the terminal": lambda made: made.update(task="wino\x1b]0;owned\x07"),
     "an outcome that is none": lambda made: made.update(outcome="guess"),
     "a section of nothing": lambda made: made.update(selection=None),
-    "a section more": lambda made: made.update(helper={}),
+    "a section more": lambda made: made.update(more={}),
     "a fourth split": lambda made: made["splits"].update(dev=made["splits"]["test"]),
     "a split less": lambda made: made["splits"].pop("validation"),
     "splits of nothing": lambda made: made.update(splits={}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,16 +13,17 @@ from wif_store.records import Engine, Record
 
 @dataclass
 class FakeExtract:
-    """Answers right with probability ``accuracy``; ``calls`` are the blocks it has run."""
+    """Answers by chance, each block after so many ``seconds``; ``calls`` are the blocks it has run."""
 
     layers: int
     sequence_layers: int
     d_model: int
-    accuracy: float = 0.5
+    seconds: float = 0.0
     calls: list = field(default_factory=list)
 
     def __call__(self, requests):
         self.calls.append([r.id for r in requests])
+        time.sleep(self.seconds)
         return [self.record(r) for r in requests]
 
     def record(self, request):
@@ -48,10 +50,10 @@ class FakeExtract:
         )
 
 
-def fake_engine(*, layers=3, sequence_layers=2, d_model=16) -> Engine:
+def fake_engine(*, layers=3, sequence_layers=2, d_model=16, seconds=0.0) -> Engine:
     """An engine whose residuals of the first layers' final tokens end their sequences."""
     return Engine(
-        extract=FakeExtract(layers, sequence_layers, d_model),
+        extract=FakeExtract(layers, sequence_layers, d_model, seconds),
         model={
             "id": "made/up",
             "kind": "fake",

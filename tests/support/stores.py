@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.builder.pipeline import Settings, build_store
-from wif_store.format.manifest import render_manifest
-from wif_store.format.schema import MANIFEST
 from wif_store.records import Engine, Record
-from wif_store.storage import describe
 from wif_store.tasks import get_task
 from wif_store.tasks.rows import load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from wif_store.tasks.base import Request
@@ -123,10 +120,3 @@ def make_store(
     settings = Settings(definition, definition.protocol("aligned"), per_class, seed=seed)
     build_store(settings, load_source(definition, str(rows)), engine, out)
     return out
-
-
-def seal(folder: Path, sections: Mapping[str, Any]) -> None:
-    """Write a manifest that fits whatever files are there, as whoever tampers with a store could."""
-    found = (p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    files = {p.relative_to(folder).as_posix(): describe(p) for p in found}
-    (folder / MANIFEST).write_bytes(render_manifest({**sections, "files": files}))

@@ -173,12 +173,12 @@ def plain_logprob(model: Any, tokenizer: Any, context: str, continuation: str) -
 
     stripped = context.rstrip()
     continuation = context[len(stripped) :] + continuation
-    whole = tokenizer(stripped + continuation).input_ids
+    ids = tokenizer(stripped + continuation).input_ids
     begin = len(tokenizer(stripped).input_ids)
     with torch.inference_mode():
         # The last token predicts nothing.
-        logprobs = model(torch.tensor([whole[:-1]])).logits[0].float().log_softmax(-1)
-    return sum(float(logprobs[i - 1, whole[i]]) for i in range(begin, len(whole)))
+        logprobs = model(torch.tensor([ids[:-1]])).logits[0].float().log_softmax(-1)
+    return sum(float(logprobs[i - 1, ids[i]]) for i in range(begin, len(ids)))
 
 
 def hooked_residuals(model: Any, token_ids: Any) -> Any:
