@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,14 +94,21 @@ def test_no_group_of_any_task_is_in_two_splits(task, tmp_path):
     [
         (4, (2, 1, 1)),
         (5, (3, 1, 1)),
-        (7, (5, 1, 1)),
+        (6, (3, 2, 1)),
+        (7, (4, 2, 1)),
         (8, (4, 2, 2)),
-        (10, (6, 2, 2)),
+        (10, (5, 3, 2)),
         (2000, (1000, 500, 500)),
     ],
 )
 def test_how_many_pairs_each_split_gets(k, pairs):
     assert tuple(pairs_wanted(k).values()) == pairs
+
+
+def test_no_split_has_fewer_pairs_where_k_is_larger():
+    pairs = np.array([list(pairs_wanted(k).values()) for k in range(4, 200)])
+    assert (pairs.sum(1) == range(4, 200)).all()
+    assert (np.diff(pairs, axis=0) >= 0).all()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -114,8 +122,7 @@ def test_k_is_filled_exactly_by_the_first_pairs_in_visit_order(k, source, tmp_pa
     engine = fake_engine()
     build_store(settings(per_class=k), source, engine, tmp_path / "s.zarr")
     store = open_store(tmp_path / "s.zarr")
-    quarter = k // 4
-    assert [store.count(split) for split in SPLITS] == [2 * (k - 2 * quarter), 2 * quarter, 2 * quarter]
+    assert [store.count(split) for split in SPLITS] == [2 * pairs for pairs in pairs_wanted(k).values()]
     assert store.manifest.selection["k"] == k
     right = {}
     for candidate in source.candidates:

@@ -284,9 +284,10 @@ def closed_port():
         return taken.getsockname()[1]
 
 
-@pytest.mark.parametrize("address", ["nonsense", f"127.0.0.1:{closed_port()}"])
-def test_a_cluster_that_does_not_answer(address):
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_cluster_that_does_not_answer(closed):
     """In a process of its own: this one may have a Ray already."""
+    address = f"127.0.0.1:{closed_port()}" if closed else "nonsense"
     code = (
         "import sys; from wif_store.builder.workers_ray import ray_workers\n"
         "from wif_store.errors import BuildError\n"

@@ -161,6 +161,8 @@ class Blocks:
                     "d_model": int(values["d_model"]),
                 }
             )
+        except (ImportError, MemoryError):
+            raise
         except Exception:
             # What is damaged makes numpy raise many kinds, of its own and of zip, zlib and tokenize.
             raise self._damaged(name) from None

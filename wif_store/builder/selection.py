@@ -57,19 +57,26 @@ def divide(candidates: Iterable[Candidate], seed: int, splits: str) -> dict[str,
 def pairs_wanted(per_class: int | None) -> dict[str, int | None]:
     """How many pairs of a success and a failure each split is to have; None for as many as there are.
 
+    No split has fewer where ``per_class`` is larger, so that a smaller store is the prefix of a larger one.
+
     Raises:
         SelectionError: If a split would be left without a pair.
     """
     if per_class is None:
         return dict.fromkeys(SPLITS)
-    quarter = per_class // 4
-    if quarter == 0:
+    half = per_class // 2
+    wanted: dict[str, int | None] = {
+        "train": per_class - half,
+        "validation": half - half // 2,
+        "test": half // 2,
+    }
+    if not wanted["test"]:
         msg = (
             f"--per-class {per_class} leaves validation and test without a pair: a quarter goes to each; "
             "give at least 4"
         )
         raise SelectionError(msg)
-    return {"train": per_class - 2 * quarter, "validation": quarter, "test": quarter}
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,10 @@ from wif_store.format.table import as_example, parse_table
 from wif_store.storage import storage_of
 from wif_store.storage.hub_client import dataset_of, explained, is_hubs
 from wif_store.store.files import read_manifest, read_small
-from wif_store.store.residuals import ResidualArray
+from wif_store.store.residuals import ResidualArray, empty, in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
     import zarr
@@ -118,8 +118,8 @@ class ActivationStore:
             DamageError: If the bytes on disk are not those that were written.
         """
         index = self._position(layer, self.layers, FINAL_TOKEN)
-        parts = [self._residuals(s, FINAL_TOKEN, [index], 0, self.count(s))[0] for s in self._splits(split)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts), self.success(split)
+        rows = {s: self.count(s) for s in self._splits(split)}
+        return self._layer(FINAL_TOKEN, index, rows), self.success(split)
 
     def read_sequences(self, layer: int, split: str | None = None) -> tuple[Float32, Int64]:
         """One layer's residuals at every token, examples end to end.
@@ -133,11 +133,8 @@ class ActivationStore:
             DamageError: If the bytes on disk are not those that were written.
         """
         index = self._position(layer, self.sequence_layers, SEQUENCE)
-        parts = [
-            self._residuals(s, SEQUENCE, [index], 0, self.manifest.splits[s]["tokens"])[0]
-            for s in self._splits(split)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts), self.offsets(split)
+        rows = {s: self.manifest.splits[s]["tokens"] for s in self._splits(split)}
+        return self._layer(SEQUENCE, index, rows), self.offsets(split)
 
     def iter_sequences(self, layer: int, split: str | None = None) -> Iterator[Float32]:
         """One layer's residuals at every token, example by example: float32 ``[length, d_model]``.
@@ -261,15 +258,32 @@ class ActivationStore:
             raise StoreError(msg)
         return among.index(layer)
 
+    def _layer(self, name: str, index: int, rows: Mapping[str, int]) -> Float32:
+        """float32 ``[rows, d_model]`` of all rows of some splits, which are decoded in their place."""
+        transposed = any(self._layouts[f"{split}/{name}"].transposed for split in rows)
+        values = empty((1, sum(rows.values()), self.d_model), transposed=transposed)
+        tasks, at = [], 0
+        with self._reading(f"{'/'.join(rows)}/{name}"):
+            for split, count in rows.items():
+                part = values[:, at : at + count]
+                tasks += self._residual_array(f"{split}/{name}").fills(part, [index], 0, count)
+                at += count
+            in_threads(tasks)
+        found: Float32 = values[0]
+        return found
+
     def _residuals(self, split: str, name: str, layers: Sequence[int], start: int, stop: int) -> Float32:
         """float32 ``[layers, rows, d_model]`` of one of the large arrays."""
         path = f"{split}/{name}"
         with self._reading(path):
-            if path not in self._residual_arrays:
-                self._residual_arrays[path] = ResidualArray(
-                    self._storage, path, self._layouts[path], self.manifest.files
-                )
-            return self._residual_arrays[path].read(layers, start, stop)
+            return self._residual_array(path).read(layers, start, stop)
+
+    def _residual_array(self, path: str) -> ResidualArray:
+        if path not in self._residual_arrays:
+            self._residual_arrays[path] = ResidualArray(
+                self._storage, path, self._layouts[path], self.manifest.files
+            )
+        return self._residual_arrays[path]
 
     def _array(self, path: str) -> np.ndarray:
         """One of the small arrays, which is a file of one chunk or none; not to be changed."""

@@ -10,7 +10,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from joblib import cpu_count
 from wif_store.format.chunks import CHECKSUM, ChunkError, decode, index_bytes, read_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from wif_store.format.layout import Layout
     from wif_store.format.schema import Float32
@@ -62,6 +62,34 @@ class Run:
     ranges: np.ndarray
 
 
+def empty(shape: tuple[int, int, int], *, transposed: bool) -> Float32:
+    """Room for ``[layers, rows, d_model]``; if ``transposed``, values of a channel are next to each other."""
+    if transposed:
+        return np.empty((shape[0], shape[2], shape[1]), np.float32).transpose(0, 2, 1)
+    return np.empty(shape, np.float32)
+
+
+def in_threads(tasks: Sequence[Callable[[], None]]) -> None:
+    """Do all of these, in this thread and those of the pool; whatever ends it, nothing goes on afterwards."""
+    waiting, lock = iter(tasks), threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                task = next(waiting, None)
+            if task is None:
+                return
+            task()
+
+    others = [_pool().submit(work) for _ in range(min(len(tasks), _threads()) - 1)]
+    try:
+        work()
+    finally:
+        wait(others)
+    for done in others:
+        done.result()
+
+
 class ResidualArray:
     """One array ``[layer, row, d_model]`` of float32.
 
@@ -101,32 +129,16 @@ class ResidualArray:
             ChunkError: If a chunk or an index is not what was written.
             OSError: If a file cannot be read.
         """
-        shape = (len(layers), max(0, stop - start), self._width)
-        if self._transposed:
-            values = np.empty((shape[0], shape[2], shape[1]), np.float32).transpose(0, 2, 1)
-        else:
-            values = np.empty(shape, np.float32)
-        runs = [run for i, layer in enumerate(layers) for run in self._runs(layer, i, start, stop)]
-        waiting = iter(runs)
-        lock = threading.Lock()
-
-        def work() -> None:
-            while True:
-                with lock:
-                    run = next(waiting, None)
-                if run is None:
-                    return
-                self._fill(values[run.layer], run, start)
-
-        others = [_pool().submit(work) for _ in range(min(len(runs), _threads()) - 1)]
-        try:
-            work()
-        finally:
-            # Whatever ends this, nothing reads on behind the caller's back.
-            wait(others)
-        for done in others:
-            done.result()
+        values = empty((len(layers), max(0, stop - start), self._width), transposed=self._transposed)
+        in_threads(self.fills(values, layers, start, stop))
         return values
+
+    def fills(
+        self, values: Float32, layers: Sequence[int], start: int, stop: int
+    ) -> list[Callable[[], None]]:
+        """What is to be done to have rows of some layers in ``values``, ``[layers, rows, d_model]``."""
+        runs = [run for i, layer in enumerate(layers) for run in self._runs(layer, i, start, stop)]
+        return [partial(self._fill, values[run.layer], run, start) for run in runs]
 
     def _runs(self, layer: int, row: int, start: int, stop: int) -> Iterator[Run]:
         """What is to be read of one layer."""

@@ -179,7 +179,8 @@ def _read_parquet(path: Path) -> Rows:
         try:
             file = pq.ParquetFile(content)
             classes = _classes(file.schema_arrow.metadata or {})
-            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
+            batches = file.iter_batches(use_threads=False)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
             for number, row in enumerate(rows, 1):
                 yield number, named_classes(row, classes)
         except (pa.ArrowException, OSError) as error:
