@@ -37,8 +37,9 @@ demo: venv  ## build, verify and score WinoGrande with the embedded model
 	$(BIN)/wif-store verify demo/winogrande.zarr
 	$(BIN)/wif-store score demo/winogrande.zarr --out demo/results
 
+# Models of the tests are tiny: one thread for each of two processes is quicker than two threads in one.
 test: venv  ## run the tests, offline
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: venv  ## lint, format, types, import contracts, dependencies, workflows
 	$(BIN)/ruff check .

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 QUARTERS: Final = ("train", "train", "validation", "test")
 """The splits of the four quarters of all groups."""
 
+LEAST_PER_CLASS: Final = 4
+"""With fewer, test would be left without a pair."""
+
 
 def visit_order(candidates: Iterable[Candidate], seed: int) -> list[Candidate]:
     """The candidates in the order they are tried: by a hash of the seed and the id."""
@@ -64,19 +67,14 @@ def pairs_wanted(per_class: int | None) -> dict[str, int | None]:
     """
     if per_class is None:
         return dict.fromkeys(SPLITS)
-    half = per_class // 2
-    wanted: dict[str, int | None] = {
-        "train": per_class - half,
-        "validation": half - half // 2,
-        "test": half // 2,
-    }
-    if not wanted["test"]:
+    if per_class < LEAST_PER_CLASS:
         msg = (
             f"--per-class {per_class} leaves validation and test without a pair: a quarter goes to each; "
-            "give at least 4"
+            f"give at least {LEAST_PER_CLASS}"
         )
         raise SelectionError(msg)
-    return wanted
+    half = per_class // 2
+    return {"train": per_class - half, "validation": half - half // 2, "test": half // 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +195,9 @@ def check_pairs(tallies: Mapping[str, Tally]) -> None:
 def _most_per_class(pairs: Sequence[int]) -> int:
     """The largest k that leaves each split its share; 0 if there is none."""
     train, validation, test = pairs
-    quarter = min(validation, test, train // 2)
-    # What is left over of a k goes to train, but a fourth one would go elsewhere.
-    return 4 * quarter + min(3, train - 2 * quarter) if quarter else 0
+    # The largest k for each split alone, as pairs_wanted rounds the shares.
+    k = min(2 * train, 4 * validation + 1, 4 * test + 3)
+    return k if k >= LEAST_PER_CLASS else 0
 
 
 def _published_split(candidate: Candidate) -> str:
