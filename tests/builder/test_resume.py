@@ -128,10 +128,10 @@ def points(changes, step):
 def test_stopped_at_changes_of_the_storage(source, undisturbed, changes, tmp_path):
     every = points(changes, 1)
     shrunk = 0
-    for at, after in random.Random(3).sample(every, 9):
+    for at, after in random.Random(3).sample(every, 14):
         out = tmp_path / f"{at}-{after:d}" / "s.zarr"
         shrunk += stopped_and_resumed(source, out, undisturbed, at, after=after) > 0
-    assert shrunk, "the journal had shrunk before some of the stops"
+    assert shrunk > 3, "the journal had shrunk before some of the stops"
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_stopped_at_every_fifth_block_without_repeating_one(source, undisturbed,
         assert contents(out) == undisturbed
         begun = [calls[0] for calls in engine.extract.calls]
         assert len(begun) == len(set(begun))
-    assert shrunk, "the journal had shrunk before some of the stops"
+    assert shrunk > 1, "the journal had shrunk before some of the stops"
 
 
 def test_a_stopped_build_repeats_no_shard(source, undisturbed, tmp_path, monkeypatch):
