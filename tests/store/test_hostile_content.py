@@ -21,12 +21,12 @@ from tests.support.fake_engine import FakeExtract, fake_engine
 from tests.support.refusals import refused
 from tests.support.rewrite import change_array, change_table, put, sealed_again, with_files
 from tests.support.rows import write_store
+from tests.support.stores import read_all
 from wif_store.builder.journal import Journal
 from wif_store.builder.pipeline import build_store
 from wif_store.errors import BuildError, DamageError, StoreError, WifError
 from wif_store.format.chunks import crc32c, index_bytes, read_index
 from wif_store.format.metadata import layouts_of
-from wif_store.format.schema import SPLITS
 from wif_store.format.table import arrow_schema
 from wif_store.store.reader import open_store
 from wif_store.store.verify import verify_store
@@ -281,16 +281,6 @@ def test_a_link_in_a_journal_is_refused(tmp_path):
     (folder / "train-000000.npz").symlink_to("/etc/passwd")
     with pytest.raises(DamageError, match=r"train-000000\.npz is a link"):
         blocks.names()
-
-
-def read_all(path):
-    opened = open_store(path)
-    for split in SPLITS:
-        for layer in opened.layers:
-            opened.read_final_token(layer, split)
-        for layer in opened.sequence_layers:
-            list(opened.iter_sequences(layer, split))
-    return opened.examples()
 
 
 def test_nothing_is_unpickled(finished_store, monkeypatch):

@@ -10,8 +10,8 @@ import zarr
 
 from tests.support.builds import contents
 from tests.support.rewrite import change_array, change_table, put, sealed_again, sections_of
+from tests.support.stores import read_all
 from wif_store.errors import DamageError, StoreError
-from wif_store.format.schema import SPLITS
 from wif_store.store.reader import open_store
 from wif_store.store.verify import verify_store
 
@@ -28,19 +28,6 @@ VICTIMS = [
     "train/sequence/zarr.json",
     "manifest.json",
 ]
-
-
-def read_all(path):
-    """Everything that the reader reads."""
-    store = open_store(path)
-    for split in SPLITS:
-        for layer in store.layers:
-            store.read_final_token(layer, split)
-        for layer in store.sequence_layers:
-            list(store.iter_sequences(layer, split))
-            store.read_sequences(layer, split)
-        store.examples(split)
-        store.table(split)
 
 
 def test_a_good_store(finished_store):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.builder.pipeline import Settings, build_store
+from wif_store.format.schema import SPLITS
 from wif_store.records import Engine, Record
+from wif_store.store.reader import open_store
 from wif_store.tasks import get_task
 from wif_store.tasks.rows import load_source
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from wif_store.format.schema import Example
     from wif_store.tasks.base import Request
 
 ROWS = {
@@ -120,3 +123,17 @@ def make_store(
     settings = Settings(definition, definition.protocol("aligned"), per_class, seed=seed)
     build_store(settings, load_source(definition, str(rows)), engine, out)
     return out
+
+
+def read_all(path: Path) -> list[Example]:
+    """Everything that the reader reads; the examples of all splits."""
+    store = open_store(path)
+    for split in SPLITS:
+        for layer in store.layers:
+            store.read_final_token(layer, split)
+        for layer in store.sequence_layers:
+            list(store.iter_sequences(layer, split))
+            store.read_sequences(layer, split)
+        store.examples(split)
+        store.table(split)
+    return store.examples()
