@@ -27,7 +27,8 @@ import zarr
 from benchmarks import workload
 from benchmarks.clock import interleave, median, one_core
 from benchmarks.tables import Table, say, write_json
-from wif_store.format.chunks import decode, encode
+from wif_store.builder.shards import encode_rows
+from wif_store.format.chunks import decode
 from wif_store.format.layout import Layout, final_token_layout, sequence_layout
 from wif_store.format.schema import FINAL_TOKEN, SEQUENCE
 from wif_store.records import narrow, widen
@@ -68,17 +69,10 @@ def ours(layout: Layout) -> Codec:
     """The chunks of a store, made as a build makes them: widened, compressed, with their checksums."""
     _, rows, channels = layout.chunk
 
-    def pieces(bits: Bits) -> list[Bits]:
-        # A shard has fewer rows than its chunks only at the end of a split.
-        return [
-            bits[at : at + rows, first : first + channels]
-            for at in range(0, len(bits) - rows + 1, rows)
-            for first in range(0, bits.shape[1], channels)
-        ]
-
     def encoded(bits: Bits) -> list[bytes]:
-        turned = (piece.T if layout.transposed else piece for piece in pieces(bits))
-        return [encode(np.ascontiguousarray(widen(np.ascontiguousarray(piece)))) for piece in turned]
+        # A shard has fewer rows than its chunks only at the end of a split.
+        whole = range(0, len(bits) - rows + 1, rows)
+        return [encode_rows(bits[at : at + rows], layout) for at in whole]
 
     out = np.empty((channels, rows) if layout.transposed else (rows, channels), np.float32)
 
@@ -196,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args(arguments)
     count = 0 if options.stores else options.examples * len(options.tasks.split(","))
-    say(f"storage: about {0.5 + 0.1 * options.turns + count * 0.12 / 60:.1f} minutes on two cores")
+    say(f"storage: about {0.5 + 0.1 * options.turns + count * 0.2 / 60:.1f} minutes on two cores")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

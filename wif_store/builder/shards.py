@@ -94,26 +94,34 @@ def write_shard(job: ShardJob, journal: Journal, pool: Executor | None = None, a
     ]
     encoded = _in_order(tasks, pool, ahead) if pool else (task() for task in tasks)
     checksums: list[str] = []
-    chunks = (chunk for together in encoded for chunk in together)
     count = math.prod(job.layout.chunks_per_shard)
-    entry = write_described(journal.store, job.path, shard_file(chunks, count, checksums))
+    entry = write_described(journal.store, job.path, shard_file(encoded, count, checksums))
     entry["chunk_crc32c"] = "".join(checksums)
     journal.note_shard(job.path, entry)
     return Shard(job.path, entry)
 
 
-def _encoded(job: ShardJob, journal: Journal, layer: int, begin: int) -> list[bytes] | list[None]:
-    """The chunks of a layer from row ``begin`` of the shard on, which share their rows; None without rows."""
-    _, step, channels = job.layout.chunk
+def _encoded(job: ShardJob, journal: Journal, layer: int, begin: int) -> bytes | None:
+    """The chunk of a layer from row ``begin`` of the shard on; None beyond the last row."""
     if begin >= job.rows:
-        return [None] * (job.width // channels)
-    raw = _read(job, journal, layer, begin, min(begin + step, job.rows))
-    chunks = []
-    for first in range(0, job.width, channels):
-        values = np.full((step, channels), np.nan, np.float32)
-        values[: len(raw)] = widen(raw[:, first : first + channels])
-        chunks.append(encode(np.ascontiguousarray(values.T if job.layout.transposed else values)))
-    return chunks
+        return None
+    end = min(begin + job.layout.chunk[1], job.rows)
+    return encode_rows(_read(job, journal, layer, begin, end), job.layout)
+
+
+def encode_rows(raw: Raw, layout: Layout) -> bytes:
+    """One chunk of an array.
+
+    Args:
+        raw: Raw residuals ``[rows, d_model]``, no more rows than a chunk has; NaN stands for those it lacks.
+        layout: Of the array.
+    """
+    # Turned while they are narrow, which is half of the bytes.
+    values = widen(np.ascontiguousarray(raw.T if layout.transposed else raw))
+    if missing := layout.chunk[1] - len(raw):
+        padding = [(0, missing), (0, 0)]
+        values = np.pad(values, padding[::-1] if layout.transposed else padding, constant_values=np.nan)
+    return encode(values)
 
 
 def _read(job: ShardJob, journal: Journal, layer: int, begin: int, end: int) -> Raw:

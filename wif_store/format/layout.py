@@ -76,14 +76,12 @@ def sequence_layout(d_model: int, layers: int, tokens: int) -> Layout:
 def final_token_layout(d_model: int, layers: int, examples: int) -> Layout:
     """Plan of ``[layer, example, d_model]``: a shard has all layers of a range of examples.
 
-    A chunk has all examples of its shard and some channels. Channels differ more than examples do, so the
-    values of each channel stand end to end. The rows of a shard are a power of two, and the channels of a
-    chunk are the fewest whose planes are multiples of ``PLANE``: others take 2 to 5 percent more bytes.
+    A chunk has all examples of its shard. Channels differ more than examples do, so the values of each
+    channel stand end to end. The rows of a full shard are a power of two, which makes the planes of its
+    chunks multiples of ``PLANE`` at every width that models have: others take 2 to 5 percent more bytes.
     """
     rows = min(SHARD_EXAMPLES, 2 ** math.ceil(math.log2(examples)))
-    fitting = (n for n in range(1, d_model) if d_model % n == 0 and rows * n % PLANE == 0)
-    chunk = (1, rows, next(fitting, d_model))
-    return Layout((layers, examples, d_model), chunk, (layers, rows, d_model), transposed=True)
+    return Layout((layers, examples, d_model), (1, rows, d_model), (layers, rows, d_model), transposed=True)
 
 
 def split_layouts(

@@ -249,17 +249,14 @@ def _sources(
 
     A chunk has the same shape in both arrays; the rows of a shard depend on how many layers it holds.
     """
-    _, down, across = layout.chunks_per_shard
-    _, published_down, published_across = published.chunks_per_shard
-    for layer, low, column in product(rows, range(down), range(across)):
+    down, published_down = layout.chunks_per_shard[1], published.chunks_per_shard[1]
+    for layer, low in product(rows, range(down)):
         row = shard * down + low
         if row * layout.chunk[1] >= layout.shape[1]:
             yield None
         else:
             file, low_there = divmod(row, published_down)
-            yield Chunk(
-                f"{path}/c/0/{file}/0", (layer * published_down + low_there) * published_across + column
-            )
+            yield Chunk(f"{path}/c/0/{file}/0", layer * published_down + low_there)
 
 
 def _there(path: Path, checksums: Sequence[str]) -> Entry | None:

@@ -106,8 +106,8 @@ class ResidualArray:
         self._storage, self._path, self._files = storage, path, files
         self._layers, self._rows, self._width = layout.shape
         self._shard = layout.file[1]
-        _, self.step, self._channels = layout.chunk
-        _, self._down, self._across = layout.chunks_per_shard
+        self.step = layout.chunk[1]
+        self._down = layout.chunks_per_shard[1]
         self._transposed = layout.transposed
         # Fresh memory costs as much as decoding: each thread decodes into an array of its own.
         self._local = threading.local()
@@ -142,11 +142,10 @@ class ResidualArray:
 
     def _runs(self, layer: int, row: int, start: int, stop: int) -> Iterator[Run]:
         """What is to be read of one layer."""
-        per_layer = self._down * self._across
         for begin in range(start - start % self._shard, stop, self._shard):
             file = f"c/0/{begin // self._shard}/0"
-            first = layer * per_layer + max(0, start - begin) // self.step * self._across
-            last = layer * per_layer + -(-min(self._shard, stop - begin) // self.step) * self._across
+            first = layer * self._down + max(0, start - begin) // self.step
+            last = layer * self._down + -(-min(self._shard, stop - begin) // self.step)
             ranges = self._index(file)[first:last]
             if np.any(ranges[:, 0] < 0):
                 msg = f"{self._path}/{file} lacks a chunk"
@@ -163,7 +162,7 @@ class ResidualArray:
         """Offset and length of each chunk of a shard: int64 ``[chunks, 2]``."""
         if file not in self._indices:
             size = self._files[f"{self._path}/{file}"]["size"]
-            count = self._layers * self._down * self._across
+            count = self._layers * self._down
             end = size - index_bytes(count)
             self._indices[file] = read_index(
                 self._storage.read(f"{self._path}/{file}", end, size), count, end
@@ -183,13 +182,11 @@ class ResidualArray:
             if len(chunk) != length or chunk[-CHECKSUM:].tobytes().hex() != expected:
                 msg = f"a chunk of {name} is not the one that the manifest names"
                 raise ChunkError(msg)
-            row, column = divmod(number % (self._down * self._across), self._across)
-            channels = slice(column * self._channels, (column + 1) * self._channels)
-            self._decode(chunk, values[:, channels], run.begin + row * self.step - start)
+            self._decode(chunk, values, run.begin + number % self._down * self.step - start)
 
     def _decode(self, chunk: np.ndarray, values: Float32, at: int) -> None:
         """Decode a chunk whose first row is row ``at`` of ``values``; what is outside of them is dropped."""
-        shape = (self._channels, self.step) if self._transposed else (self.step, self._channels)
+        shape = (self._width, self.step) if self._transposed else (self.step, self._width)
         begin, end = max(0, at), min(len(values), at + self.step)
         target = values[begin:end].T if self._transposed else values[begin:end]
         if target.shape == shape and target.flags.c_contiguous:
