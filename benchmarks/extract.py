@@ -38,7 +38,7 @@ from wif_store.tasks import get_task
 if TYPE_CHECKING:
     from wif_store.builder.pipeline import Report
     from wif_store.records import Engine
-    from wif_store.tasks.base import MultipleChoiceTask, Protocol, Request
+    from wif_store.tasks.base import Protocol, Request, Task
     from wif_store.tasks.rows import Source
 
 BATCHINGS = {
@@ -113,7 +113,7 @@ class Bare:
 class Build:
     """A build that can be run again and again, each time from nothing."""
 
-    task: MultipleChoiceTask
+    task: Task
     source: Source
     engine: Engine
     folder: Path

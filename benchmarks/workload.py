@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from wif_store.builder.scan import SplitScan
-    from wif_store.tasks.base import MultipleChoiceTask, Request
+    from wif_store.tasks.base import Request, Task
     from wif_store.tasks.rows import Source
 
 NATIVE = "native"
@@ -68,7 +68,7 @@ def rows_of(name: str, data: Path | None, examples: int | None, folder: Path) ->
     return load_source(task, str(path))
 
 
-def open_model(options: argparse.Namespace, task: MultipleChoiceTask, **more: Any) -> Engine:
+def open_model(options: argparse.Namespace, task: Task, **more: Any) -> Engine:
     """The model of the options, ready for a task."""
     from wif_store.extract.engine import open_engine
 
@@ -103,9 +103,7 @@ class Telling(Progress):
         self._working.note = name
 
 
-def build(
-    task: MultipleChoiceTask, source: Source, engine: Engine, out: Path, per_class: int | None = None
-) -> Report:
+def build(task: Task, source: Source, engine: Engine, out: Path, per_class: int | None = None) -> Report:
     """Build a store of a source, saying how far it is."""
     settings = Settings(task, task.protocol("aligned"), per_class=per_class)
     with Working(f"building {out.name}") as working:

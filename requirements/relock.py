@@ -23,6 +23,8 @@ LOCKS = {
         "--extra",
         "embedded",
         "--extra",
+        "harness",
+        "--extra",
         "ray",
         "requirements/dev.in",
         *TORCH,

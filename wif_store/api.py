@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from wif_store.builder.journal import Journal
@@ -22,7 +22,8 @@ from wif_store.scorer.run import evaluate as evaluate
 from wif_store.scorer.run import score as score
 from wif_store.storage import storage_of
 from wif_store.store.reader import open_store
-from wif_store.tasks import TASKS, get_task
+from wif_store.tasks.lookup import TaskOptions, find_tasks
+from wif_store.tasks.own_rows import OwnRows
 
 if TYPE_CHECKING:
     import os
@@ -44,14 +45,24 @@ class BuildOptions:
     """The options of a build, as ``wif-store build`` takes them; see :func:`build`.
 
     Attributes:
-        task: A task, or ``all``.
+        task: A task, ``all``, a task of the harness as ``lm_eval/NAME``, or a source of your own rows.
         models: At least one.
     """
 
     task: str
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     source: str | None = None
-    protocol: str = "aligned"
+    protocol: str | None = None
+    cot: bool = False
+    grade: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    fewshot: int | None = None
+    metric: str | None = None
+    filter: str | None = None
+    stop: tuple[str, ...] | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    samples: int | None = None
     layers: str = "all"
     sequence_layers: str = "auto"
     per_class: int | str = 2000
@@ -79,11 +90,12 @@ class BuildOptions:
             WifError: Saying which option is wrong, and what is expected.
         """
         self._check_engine()
-        tasks = list(TASKS.values()) if self.task == "all" else [get_task(self.task)]
+        wanted = TaskOptions(**{f.name: getattr(self, f.name) for f in fields(TaskOptions)})
+        tasks = find_tasks(self.task, wanted, self.source)
         settings = [
             Settings(
                 task=task,
-                protocol=task.protocol(self.protocol),
+                protocol=wanted.protocol_of(task, self.seed),
                 per_class=parse_per_class(self.per_class),
                 seed=self.seed,
                 splits=parse_splits(self.splits),
@@ -91,7 +103,8 @@ class BuildOptions:
             )
             for task in tasks
         ]
-        return plan_jobs(self.models, settings, Templates(self.source, self.out))
+        own = isinstance(tasks[0], OwnRows)
+        return plan_jobs(self.models, settings, Templates(self.task if own else self.source, self.out))
 
     def _check_engine(self) -> None:
         if self.engine not in ("local", "ray"):
@@ -209,10 +222,11 @@ def build(
         X, success = store.read_final_token(layer=9, split="train")
     """
     given = BuildOptions(task, (model,), out=None if out is None else str(out), **options)
-    if task == "all":
-        msg = "build() returns one store: name one task, or run `wif-store build --task all`"
+    jobs = given.jobs()
+    if len(jobs) > 1:
+        msg = f"build() returns one store: name one task, or run `wif-store build --task {task}`"
         raise BuildError(msg)
-    [job] = given.jobs()
+    [job] = jobs
     if not is_built(job, given):
         with open_model([job], given) as opened:
             engine, workers = opened(job.settings.protocol)

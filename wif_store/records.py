@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from wif_store.format.schema import FINAL_TOKEN
+from wif_store.tasks.judges import Answer
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -17,6 +20,22 @@ if TYPE_CHECKING:
 
 Raw = npt.NDArray[Any]
 """Residuals as the model computed them: bfloat16 as uint16 bits, float32 and float16 as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the model wrote after a prompt.
+
+    Attributes:
+        text: The response.
+        finish_reason: ``stop`` at a stop string or the end token, ``length`` at the most tokens, ``given``
+            where it was written elsewhere.
+        others: Further samples.
+    """
+
+    text: str
+    finish_reason: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +54,9 @@ class Record:
         final_token: raw ``[layers, d_model]``, resid_post at the last of them.
         sequence: raw ``[sequence_layers, length, d_model]``, resid_post at each of them.
         answer_mass: Probability mass of the scored answers where they are scored after one context; else NaN.
+        prompt_end: raw ``[layers, d_model]``, resid_post at the last token of the prompt, where a response
+            follows it.
+        written: The response, if the model wrote one.
     """
 
     id: str
@@ -48,6 +70,22 @@ class Record:
     final_token: Raw
     sequence: Raw
     answer_mass: float = math.nan
+    prompt_end: Raw | None = None
+    written: Written | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """What a judge is shown."""
+        return Answer(
+            self.prediction, tuple(self.logprobs.tolist()), self.written.text if self.written else None
+        )
+
+    @property
+    def vectors(self) -> Raw:
+        """What is read at single tokens: raw ``[sites * layers, d_model]``, site by site."""
+        if self.prompt_end is None:
+            return self.final_token
+        return np.concatenate([self.final_token, self.prompt_end])
 
 
 class Extract(Protocol):
@@ -87,6 +125,7 @@ class Engine:
     layers: tuple[int, ...]
     sequence_layers: tuple[int, ...]
     d_model: int
+    sites: tuple[str, ...] = (FINAL_TOKEN,)
 
 
 def widen(raw: Raw) -> Float32:

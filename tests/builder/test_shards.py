@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.builds import small_shards
-from tests.support.rows import ENGINE, LAYERS, WIDTH, journalled
+from tests.support.rows import ENGINE, LAYERS, RIGHT, WIDTH, journalled
 from wif_store.builder.journal import Journal
 from wif_store.builder.shards import write_shard
 from wif_store.builder.writer import SplitWriter
@@ -39,7 +39,7 @@ def small(monkeypatch):
 def read_by_zarr(journal, split, shape):
     """The arrays of residuals of a split whose shards are written, as zarr reads them."""
     layers = {FINAL_TOKEN: list(LAYERS), SEQUENCE: list(LAYERS)}
-    plans = split_layouts(layers, WIDTH, *shape)
+    plans = split_layouts(layers, [FINAL_TOKEN], WIDTH, *shape)
     found = {}
     for name in (FINAL_TOKEN, SEQUENCE):
         folder = journal.store.at(f"{split}/{name}").folder
@@ -119,21 +119,21 @@ def test_pieces_are_read_in_any_order(tmp_path):
 
 def test_examples_that_are_not_wanted_have_an_outcome_and_no_residuals(tmp_path):
     journal, records, _ = journalled(tmp_path / "s.zarr", [3, 4, 5, 6])
-    journal.blocks.write("test-000000", records, [False, True, False, True])
+    journal.blocks.write("test-000000", records, [RIGHT] * 4, [False, True, False, True])
     block = journal.blocks.block("test-000000")
     assert block.row.tolist() == [-1, 0, -1, 1]
     assert block.rows == 2
     assert len(block.prediction) == 4
-    assert block.prompts == [records[1].prompt, records[3].prompt]
+    assert block.texts == [{"prompt": records[1].prompt}, {"prompt": records[3].prompt}]
     found = journal.blocks.read([block.vectors(0)], block.dtype, block.d_model)
     np.testing.assert_array_equal(found, [records[i].final_token[0] for i in (1, 3)])
-    journal.blocks.write("test-000001", records, [False] * 4)
+    journal.blocks.write("test-000001", records, [RIGHT] * 4, [False] * 4)
     assert journal.blocks.block("test-000001").rows == 0
     assert journal.blocks.with_residuals() >= {"test-000000", "test-000001"}
     journal.blocks.remove_residuals("test-000000")
     assert "test-000000" not in journal.blocks.with_residuals()
     assert "test-000000" in journal.blocks.names()
-    assert journal.blocks.block("test-000000").prompts == block.prompts
+    assert journal.blocks.block("test-000000").texts == block.texts
     journal.close()
 
 

@@ -39,8 +39,9 @@ class RemoteWorkers:
     def scan(self, jobs, journal):
         for job in self.shuffled(jobs):
             records = self.extract(job.requests)
-            outcome = Outcome.of(job, records)
-            job.journal(records, Journal(self.out))
+            judged = job.judged(records)
+            outcome = Outcome.of(job, records, judged)
+            job.journal(records, judged, Journal(self.out))
             self.names.append(job.name)
             yield pickle.loads(pickle.dumps(outcome))
 
@@ -169,10 +170,10 @@ def test_a_block_is_journalled_while_the_next_is_extracted(source, tmp_path, mon
     together = threading.Barrier(2, timeout=20)
     engine, journal = fake_engine(), seam.BlockJob.journal
 
-    def waiting(self, records, where):
+    def waiting(self, records, judged, where):
         if self.name == "train-000000":
             together.wait()
-        journal(self, records, where)
+        journal(self, records, judged, where)
 
     def extract(requests):
         if len(engine.extract.calls) == 1:
@@ -188,7 +189,7 @@ def test_what_the_journalling_thread_meets_ends_the_build(source, tmp_path, monk
     small_shards(monkeypatch)
     engine = fake_engine()
 
-    def full(self, records, journal):
+    def full(self, records, judged, journal):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(seam.BlockJob, "journal", full)
@@ -212,10 +213,10 @@ def test_an_interrupt_waits_for_the_block_that_is_being_journalled(source, tmp_p
     begun, interrupted = threading.Event(), threading.Event()
     journal = seam.BlockJob.journal
 
-    def late(self, records, where):
+    def late(self, records, judged, where):
         begun.set()
         interrupted.wait(20)
-        journal(self, records, where)
+        journal(self, records, judged, where)
 
     def extract(requests):
         if engine.extract.calls:

@@ -44,7 +44,7 @@ def test_build_verify_info_audit(store):
 
 def test_the_list_of_commands_is_whole_sentences():
     commands = run("--help").stdout.partition("Commands:")[2].split("\n")[1:-1]
-    assert len(commands) == 7
+    assert len(commands) == 8
     assert all(line.endswith(".") and "..." not in line for line in commands)
 
 
@@ -134,7 +134,7 @@ BAD = {
     ),
     "unknown protocol": (
         ["--protocol", "guess"],
-        "no protocol 'guess'; expected one of: aligned, mcq, paper",
+        "no protocol 'guess'; expected one of: aligned, mcq, cot, paper",
     ),
     "layer out of range": (["--layers", "0,4"], "--layers is '0,4': there is no layer 4"),
     "layers not understood": (["--layers", "x"], "--layers is 'x'"),

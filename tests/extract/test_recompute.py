@@ -78,9 +78,9 @@ def test_a_sample_is_of_every_split(make, tiny_models, monkeypatch):
     store, read = open_store(make("llama")), []
     read_example = store.read_example
 
-    def reading(split, row):
+    def reading(split, row, site):
         read.append((split, row))
-        return read_example(split, row)
+        return read_example(split, row, site)
 
     monkeypatch.setattr(store, "read_example", reading)
     assert recompute(store, 3, model=str(tiny_models("llama"))).examples == 3

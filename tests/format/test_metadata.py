@@ -12,7 +12,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, Tran
 from tests.support.manifests import manifest_of
 from wif_store.format.chunks import LEVEL
 from wif_store.format.metadata import layouts_of, metadata_files
-from wif_store.format.schema import ARRAYS, COORDINATES, SPLITS
+from wif_store.format.schema import ARRAYS, COORDINATES, PROMPT_END, SPLITS
 
 SHAPES = {
     "small": {},
@@ -95,7 +95,7 @@ def test_zarr_opens_the_groups_and_what_is_missing_is_no_number(tmp_path):
     assert set(dict(group.groups())) == set(SPLITS)
     assert set(dict(group.arrays())) == set(COORDINATES)
     for split in SPLITS:
-        assert set(dict(group[split].arrays())) == set(ARRAYS)
+        assert set(dict(group[split].arrays())) == set(ARRAYS) - {PROMPT_END}
         assert np.isnan(group[split]["final_token"][...]).all()
         assert (group[split]["success"][...] == -1).all()
 

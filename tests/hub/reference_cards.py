@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wif_store.format.schema import Manifest
 from wif_store.hub.card import Published, render_card
-from wif_store.store.audit import FLAWS, shows_gold
+from wif_store.store.audit import FLAWS
 from wif_store.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def published(task: str, protocol: str = "aligned") -> Published:
     manifest = Manifest(
         task=task,
         outcome="choice",
-        protocol={**read.record(), "shows_gold": shows_gold(definition, read)},
+        protocol={**read.record(), "shows_gold": definition.shows_gold(read)},
         model={
             "kind": "hub",
             "id": "google/gemma-2-2b",
@@ -78,7 +78,7 @@ def published(task: str, protocol: str = "aligned") -> Published:
             "counts": {
                 **counts,
                 "near_duplicates_across_splits": 7,
-                "gold_in_prompt": 4000 if shows_gold(definition, read) else 0,
+                "gold_in_prompt": 4000 if definition.shows_gold(read) else 0,
             },
             "named": {},
             "published_source": None,

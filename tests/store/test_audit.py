@@ -13,7 +13,6 @@ from wif_store.store.audit import (
     audit_published,
     audit_store,
     item_id,
-    shows_gold,
 )
 from wif_store.store.reader import open_store
 from wif_store.tasks import TASKS
@@ -145,6 +144,6 @@ def test_which_protocols_show_the_answer():
         (task.name, protocol.name)
         for task in TASKS.values()
         for protocol in task.protocols
-        if shows_gold(task, protocol)
+        if task.shows_gold(protocol)
     }
     assert showing == {("social_i_qa", "paper")}

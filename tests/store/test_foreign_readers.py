@@ -13,10 +13,13 @@ import zarr
 from tests.support.builds import settings, small_shards, source_of
 from tests.support.fake_engine import fake_engine
 from wif_store.builder.pipeline import build_store
-from wif_store.format.schema import ARRAYS, COORDINATES, SPLITS, columns
+from wif_store.format.schema import ARRAYS as EVERY
+from wif_store.format.schema import COORDINATES, PROMPT_END, SPLITS, columns
 from wif_store.store.reader import open_store
 
 RESIDUALS = ("final_token", "sequence")
+ARRAYS = {name: spec for name, spec in EVERY.items() if name != PROMPT_END}
+"""Those of a store of choices."""
 
 
 @pytest.fixture(scope="module", params=["one shard", "many shards"])

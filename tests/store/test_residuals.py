@@ -213,7 +213,7 @@ def test_who_has_read_may_fork_and_read(copy, monkeypatch):
 
 
 def test_nothing_reads_on_after_a_failure(copy, monkeypatch):
-    monkeypatch.setattr(residuals, "_threads", lambda: 4)
+    monkeypatch.setattr(residuals, "_threads", lambda: 2)
     opened, fill, filling = open_store(copy), ResidualArray._fill, []
 
     def slow_or_broken(self, values, run, *rest):
@@ -221,7 +221,7 @@ def test_nothing_reads_on_after_a_failure(copy, monkeypatch):
             msg = "broken"
             raise ValueError(msg)
         filling.append(run)
-        time.sleep(0.05)
+        time.sleep(0.25)
         fill(self, values, run, *rest)
         filling.remove(run)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.support.manifests import sections
+from wif_store.builder.blocks import Judged
 from wif_store.builder.journal import Journal
 from wif_store.builder.shards import write_shard
 from wif_store.builder.writer import Row, SplitWriter, finish_store
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+RIGHT = Judged(success=True, answer="", rate=1.0)
 LAYERS = (3, 5)
 WIDTH = 16
 ENGINE = Engine(
@@ -60,7 +62,7 @@ def journalled(
     for number, part in enumerate(np.array_split(np.arange(len(records)), blocks)):
         if len(part):
             name = f"train-{number:06d}"
-            journal.blocks.write(name, [records[i] for i in part], [True] * len(part))
+            journal.blocks.write(name, [records[i] for i in part], [RIGHT] * len(part), [True] * len(part))
             block = journal.blocks.block(name)
             rows += [Row(block, at, values(int(i))) for at, i in enumerate(part)]
     return journal, records, rows

@@ -13,7 +13,7 @@ import pytest
 from tests.support import tiny
 from wif_store.errors import SourceError, TaskError
 from wif_store.tasks import TASKS, get_task, names
-from wif_store.tasks.base import MultipleChoiceTask, columns, position_in
+from wif_store.tasks.multiple_choice import MultipleChoiceTask, columns, position_in
 from wif_store.tasks.rows import load_source
 
 
@@ -34,7 +34,7 @@ def test_every_task_is_complete(task):
     assert re.fullmatch(r"\w+", task.name)
     protocols = [p.name for p in task.protocols]
     assert protocols[:2] == ["aligned", "mcq"]
-    assert set(protocols[2:]) <= {"paper"}
+    assert set(protocols[2:]) <= {"cot", "paper"}
     assert set(task.key) < set(task.fields)
     assert set(task.group) <= set(task.fields)
     assert task.source.repo.count("/") == 1
@@ -50,8 +50,12 @@ def test_every_task_asks_what_its_rows_say(task):
     for protocol in task.protocols:
         for candidate in source.candidates[:20]:
             request = task.request(candidate, protocol)
-            assert len(request.pairs) == len(candidate.choices) > 1
             assert len({*request.pairs}) == len(request.pairs)
+            if protocol.outcome == "response":
+                assert request.pairs[0][1] == ""
+                assert all(choice in request.pairs[0][0] for choice in candidate.choices)
+                continue
+            assert len(request.pairs) == len(candidate.choices) > 1
             assert all(continuation.strip() for _, continuation in request.pairs)
             assert (request.prompt is not None) == (protocol.site == "prompt")
             assert protocol.site != "context" or len({context for context, _ in request.pairs}) == 1
@@ -61,7 +65,7 @@ def test_the_registry_names_its_tasks():
     assert names() == ["boolq", "piqa", "social_i_qa", "winogrande"]
     with pytest.raises(TaskError, match="no task 'arc'; expected one of: boolq, piqa, social_i_qa, winogra"):
         get_task("arc")
-    with pytest.raises(TaskError, match="task piqa has no protocol 'x'; expected one of: aligned, mcq, pa"):
+    with pytest.raises(TaskError, match="task piqa has no protocol 'x'; expected one of: aligned, mcq, co"):
         get_task("piqa").protocol("x")
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from wif_store.store.audit import audit_published, shows_gold
+from wif_store.store.audit import audit_published
 from wif_store.tasks import TASKS, get_task
 from wif_store.tasks.rows import load_source
 
@@ -100,5 +100,5 @@ def test_the_published_piqa_is_found_out(shared_data):
 @pytest.mark.parametrize("name", TASKS)
 def test_only_the_papers_social_iqa_shows_the_gold_answer(name):
     task = get_task(name)
-    shown = [p.name for p in task.protocols if shows_gold(task, p)]
+    shown = [p.name for p in task.protocols if task.shows_gold(p)]
     assert shown == (["paper"] if name == "social_i_qa" else [])

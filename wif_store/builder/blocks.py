@@ -11,8 +11,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -25,9 +25,27 @@ if TYPE_CHECKING:
     from wif_store.format.schema import Int32
     from wif_store.records import Raw, Record
     from wif_store.storage import Storage
+    from wif_store.tasks.judges import Judge
 
 BLOCK: Final = re.compile(r"(\w+-\d{6})\.npz")
 RESIDUALS: Final = ".residuals"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the judges say of an example: of its answer, and of every sample where it has several."""
+
+    success: bool
+    answer: str
+    rate: float
+
+    @classmethod
+    def by(cls, judge: Judge, record: Record) -> Judged:
+        """Ask a judge about a record."""
+        first = judge(record.answer)
+        others = record.written.others if record.written else ()
+        verdicts = [first, *(judge(replace(record.answer, response=text)) for text in others)]
+        return cls(first.success, first.answer, sum(v.success for v in verdicts) / len(verdicts))
 
 
 class Piece(NamedTuple):
@@ -48,15 +66,16 @@ class Block:
         logprobs: float64 ``[n, most choices]``, NaN past an example's own choices.
         choice_tokens: int32 ``[n, most choices]``.
         prediction: int64 ``[n]``.
+        success: bool ``[n]``, whether the answers are right.
         cut: int64 ``[n]``.
         mass: float64 ``[n]``, the probability mass of the scored answers; NaN where it is not known.
         row: int64 ``[n]``, the row of each example among those that have residuals, -1 where it has none.
-        prompts: The text read for each of those.
+        texts: The text read for each of those, and what was written after it.
         offsets: int64 ``[rows + 1]`` into ``token_ids`` and the tokens of their sequences.
         token_ids: int32 ``[tokens]``.
         dtype: Of the raw values.
         d_model: Width of the residual stream.
-        vectors_crc: uint32 ``[layers]``.
+        vectors_crc: uint32 ``[sites * layers]``.
         sequence_crc: uint32 ``[sequence_layers, rows]``.
     """
 
@@ -64,10 +83,11 @@ class Block:
     logprobs: np.ndarray
     choice_tokens: np.ndarray
     prediction: np.ndarray
+    success: np.ndarray
     cut: np.ndarray
     mass: np.ndarray
     row: np.ndarray
-    prompts: list[str]
+    texts: list[dict[str, Any]]
     offsets: np.ndarray
     token_ids: Int32
     dtype: str
@@ -117,9 +137,12 @@ class Blocks:
         """Remove the residuals of a block, which the store has or does not need; what is small stays."""
         self._storage.remove(name + RESIDUALS)
 
-    def write(self, name: str, records: Sequence[Record], wanted: Sequence[bool]) -> None:
+    def write(
+        self, name: str, records: Sequence[Record], judged: Sequence[Judged], wanted: Sequence[bool]
+    ) -> None:
         """Write one block; residuals only of the ``wanted`` records. Durable once this returns."""
         kept = [r for r, want in zip(records, wanted, strict=True) if want]
+        texts = [_texts(r, j) for r, j, want in zip(records, judged, wanted, strict=True) if want]
         vectors_crc: list[int] = []
         sequence_crc: list[int] = []
         self._storage.write(name + RESIDUALS, _residuals(kept, vectors_crc, sequence_crc))
@@ -129,10 +152,11 @@ class Blocks:
             logprobs=_table([r.logprobs for r in records], np.nan),
             choice_tokens=_table([r.choice_tokens for r in records], 0),
             prediction=np.array([r.prediction for r in records]),
+            success=np.array([j.success for j in judged]),
             cut=np.array([r.cut for r in records]),
             mass=np.array([r.answer_mass for r in records]),
             row=np.where(wanted, np.cumsum(wanted) - 1, -1),
-            prompts=np.frombuffer(json.dumps([r.prompt for r in kept]).encode(), np.uint8),
+            texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
             offsets=np.cumsum([0, *(len(r.token_ids) for r in kept)]),
             token_ids=np.concatenate([r.token_ids for r in kept]) if kept else np.zeros(0, np.int32),
             dtype=np.array(records[0].final_token.dtype.str),
@@ -156,7 +180,7 @@ class Blocks:
                 **values
                 | {
                     "name": name,
-                    "prompts": json.loads(values["prompts"].tobytes()),
+                    "texts": json.loads(values["texts"].tobytes()),
                     "dtype": str(values["dtype"]),
                     "d_model": int(values["d_model"]),
                 }
@@ -211,8 +235,9 @@ def _residuals(
     """The values of a block in their order, noting the checksums."""
     if not kept:
         return
-    for index in range(len(kept[0].final_token)):
-        vectors = np.stack([record.final_token[index] for record in kept]).view(np.uint8)
+    every = [record.vectors for record in kept]
+    for index in range(len(every[0])):
+        vectors = np.stack([vectors[index] for vectors in every]).view(np.uint8)
         vectors_crc.append(google_crc32c.value(vectors))
         yield vectors.data
     for index in range(len(kept[0].sequence)):
@@ -220,6 +245,19 @@ def _residuals(
             sequence = np.ascontiguousarray(record.sequence[index]).view(np.uint8)
             sequence_crc.append(google_crc32c.value(sequence))
             yield sequence.data
+
+
+def _texts(record: Record, judged: Judged) -> dict[str, Any]:
+    """What the table of examples says of a record in words."""
+    if record.written is None:
+        return {"prompt": record.prompt}
+    return {
+        "prompt": record.prompt,
+        "response": record.written.text,
+        "answer": judged.answer,
+        "finish_reason": record.written.finish_reason,
+        "success_rate": judged.rate,
+    }
 
 
 def _runs(pieces: Sequence[Piece], width: int, gap: int) -> Iterator[list[Piece]]:

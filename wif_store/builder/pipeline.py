@@ -20,7 +20,7 @@ from wif_store.builder.selection import check_pairs
 from wif_store.builder.workers import LocalWorkers
 from wif_store.builder.writer import SplitWriter, finish_store
 from wif_store.errors import BuildError
-from wif_store.format.schema import FINAL_TOKEN, SEQUENCE, SPLITS
+from wif_store.format.schema import FINAL_TOKEN, SEQUENCE, SITES, SPLITS
 from wif_store.store.audit import Audited, audit_examples, audit_published
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class _Build:
                 FINAL_TOKEN: list(self.engine.layers),
                 SEQUENCE: list(self.engine.sequence_layers),
             },
-            "sites": {FINAL_TOKEN: "the last token of what is read"},
+            "sites": {site: SITES[site] for site in self.engine.sites},
             "audit": self._audit(),
         }
 

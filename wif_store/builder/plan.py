@@ -11,7 +11,6 @@ from wif_store.builder.differences import differences, listed
 from wif_store.errors import BuildError, StoreError, WifError
 from wif_store.format.layers import parse_layers
 from wif_store.format.schema import FINAL_TOKEN, FORMAT_VERSION, MANIFEST, SEQUENCE
-from wif_store.store.audit import shows_gold
 from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from wif_store.records import Engine
     from wif_store.storage import Storage
-    from wif_store.tasks.base import MultipleChoiceTask, Protocol
+    from wif_store.tasks.base import Protocol, Task
     from wif_store.tasks.rows import Source
 
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class Settings:
     """What the caller decides about a store, beyond the model."""
 
-    task: MultipleChoiceTask
+    task: Task
     protocol: Protocol
     per_class: int | None = 2000
     """k, or None for as many pairs as each split has."""
@@ -43,7 +42,7 @@ def plan_of(settings: Settings, engine: Engine, source: Source) -> dict[str, Any
     return {
         "format_version": FORMAT_VERSION,
         "task": settings.task.name,
-        "outcome": "choice",
+        "outcome": settings.protocol.outcome,
         "protocol": _protocol_record(settings),
         "model": engine.model,
         "source": source.record,
@@ -54,7 +53,8 @@ def plan_of(settings: Settings, engine: Engine, source: Source) -> dict[str, Any
 
 
 def _protocol_record(settings: Settings) -> dict[str, Any]:
-    return {**settings.protocol.record(), "shows_gold": shows_gold(settings.task, settings.protocol)}
+    task, protocol = settings.task, settings.protocol
+    return {**protocol.record(), **task.record(protocol), "shows_gold": task.shows_gold(protocol)}
 
 
 def _selection_record(settings: Settings) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class Scan:
 
     def __init__(self, settings: Settings, candidates: Sequence[Candidate], journal: Journal) -> None:
         self._settings, self._journal = settings, journal
+        self._graded_by = settings.task.graded_by(settings.protocol)
         wanted = pairs_wanted(settings.per_class)
         divided = divide(candidates, settings.seed, settings.splits)
         done = journal.blocks.names()
@@ -170,7 +171,11 @@ class Scan:
         return {
             **total,
             "accuracy": total["successes"] / total["scanned"],
-            "answer_shares": (np.bincount(predictions) / total["scanned"]).tolist(),
+            "answer_shares": (
+                (np.bincount(predictions) / total["scanned"]).tolist()
+                if self._settings.protocol.outcome == "choice"
+                else []
+            ),
             "answer_mass": float(known.mean()) if len(known) else None,
         }
 
@@ -181,7 +186,8 @@ class Scan:
             number, part.given = part.given, part.given + 1
             block = part.block(number)
             requests = tuple(task.request(c, protocol) for c in block)
-            yield BlockJob(part.name(number), requests, tuple(c.gold for c in block), part.tally.keep())
+            judges = tuple(task.judge(c, protocol) for c in block)
+            yield BlockJob(part.name(number), requests, judges, part.tally.keep())
 
     def _next(self) -> SplitScan | None:
         """The split that the next block is of: split by split, so that few rows wait in the journal.
@@ -204,8 +210,8 @@ class Scan:
                     self.resumed += 1
                 else:
                     break
-                for candidate, prediction in zip(part.block(number), found.prediction, strict=True):
-                    part.tally.visit(bool(prediction == candidate.gold))
+                for success in found.success.tolist():
+                    part.tally.visit(success)
                 part.predictions.append(found.prediction)
                 part.mass.append(found.mass)
                 part.counted += 1
@@ -215,22 +221,36 @@ class Scan:
         number = int(np.searchsorted(part.bounds, position, side="right")) - 1
         block, at = self._block(part.name(number)), position - part.bounds[number]
         candidate = part.candidates[position]
-        choices = self._settings.protocol.answers or candidate.choices
-        prediction = int(block.prediction[at])
         values = {
             "id": candidate.id,
             "task": self._settings.task.name,
             "group": candidate.group,
             "source_row": candidate.source_row,
-            "success": int(prediction == candidate.gold),
+            "success": int(block.success[at]),
             "cut_tokens": int(block.cut[at]),
+        }
+        if self._settings.protocol.outcome == "response":
+            return Row(block, int(block.row[at]), values | self._response(candidate, block, at))
+        return Row(block, int(block.row[at]), values | self._choice(candidate, block, at))
+
+    def _choice(self, candidate: Candidate, block: Block, at: int) -> dict[str, Any]:
+        choices = self._settings.protocol.answers or candidate.choices
+        return {
             "choices": list(choices),
             "gold": candidate.gold,
-            "prediction": prediction,
+            "prediction": int(block.prediction[at]),
             "choice_logprobs": block.logprobs[at, : len(choices)].tolist(),
             "choice_tokens": block.choice_tokens[at, : len(choices)].tolist(),
         }
-        return Row(block, int(block.row[at]), values)
+
+    def _response(self, candidate: Candidate, block: Block, at: int) -> dict[str, Any]:
+        begin, end = block.offsets[block.row[at] : block.row[at] + 2].tolist()
+        return {
+            "targets": list(candidate.targets),
+            "graded_by": self._graded_by,
+            "response_logprob": float(block.logprobs[at, 0]),
+            "prompt_tokens": end - begin - int(block.choice_tokens[at, 0]),
+        }
 
     def _block(self, name: str) -> Block:
         if name not in self._read:

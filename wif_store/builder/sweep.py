@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from wif_store.builder.plan import Settings
     from wif_store.extract.dry_run import Preview
-    from wif_store.tasks.base import MultipleChoiceTask
+    from wif_store.tasks.base import Task
     from wif_store.tasks.rows import Source
 
 SAMPLE = 256
@@ -50,7 +50,7 @@ class Templates:
     source: str | None
     out: str | None
 
-    def check(self, models: Sequence[str], tasks: Sequence[MultipleChoiceTask]) -> None:
+    def check(self, models: Sequence[str], tasks: Sequence[Task]) -> None:
         """Refuse templates that send two jobs to one file or folder.
 
         Raises:
@@ -66,7 +66,7 @@ class Templates:
                     )
                     raise TaskError(msg)
 
-    def source_of(self, task: MultipleChoiceTask) -> str | None:
+    def source_of(self, task: Task) -> str | None:
         """Where a task's rows are; None for its own dataset."""
         return self.source.replace("{task}", task.name) if self.source else None
 

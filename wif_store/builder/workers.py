@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 from joblib import cpu_count
 
+from wif_store.builder.blocks import Judged
 from wif_store.builder.shards import Shard, ShardJob, write_shard
 from wif_store.records import Lengths, Stream
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from wif_store.format.schema import Int64
     from wif_store.records import Extract, Record
     from wif_store.tasks.base import Request
+    from wif_store.tasks.judges import Judge
 
 MOST_THREADS: Final = 8
 """That encode chunks."""
@@ -42,19 +44,22 @@ class BlockJob:
     Attributes:
         name: Which one it is.
         requests: What the model is asked.
-        gold: The right choice of each.
+        judges: Who says of each whether the answer is right.
         keep: Says which residuals may be kept, by what is known when the job is given out.
     """
 
     name: str
     requests: tuple[Request, ...]
-    gold: tuple[int, ...]
+    judges: tuple[Judge, ...]
     keep: Keep
 
-    def journal(self, records: list[Record], journal: Journal) -> None:
+    def judged(self, records: Sequence[Record]) -> list[Judged]:
+        """What the judges say of its records."""
+        return [Judged.by(judge, record) for judge, record in zip(self.judges, records, strict=True)]
+
+    def journal(self, records: list[Record], judged: Sequence[Judged], journal: Journal) -> None:
         """Write its records down and let go of them: durable, and the list empty, once this returns."""
-        outcomes = [r.prediction == gold for r, gold in zip(records, self.gold, strict=True)]
-        journal.blocks.write(self.name, records, self.keep.wanted(outcomes))
+        journal.blocks.write(self.name, records, judged, self.keep.wanted(j.success for j in judged))
         records.clear()
         _return_memory()
 
@@ -66,21 +71,24 @@ class Outcome:
     Attributes:
         name: Which one it is.
         prediction: int64 ``[n]``.
+        success: bool ``[n]``, whether the answers are right.
         mass: float64 ``[n]``, the probability mass of the scored answers.
         cost: Tokens that the model ran.
     """
 
     name: str
     prediction: Int64
+    success: np.ndarray
     mass: np.ndarray
     cost: int
 
     @classmethod
-    def of(cls, job: BlockJob, records: Sequence[Record]) -> Outcome:
+    def of(cls, job: BlockJob, records: Sequence[Record], judged: Sequence[Judged]) -> Outcome:
         """The outcome of a job, from its records."""
         predictions = np.array([r.prediction for r in records])
+        success = np.array([j.success for j in judged])
         mass = np.array([r.answer_mass for r in records])
-        return cls(job.name, predictions, mass, sum(r.cost for r in records))
+        return cls(job.name, predictions, success, mass, sum(r.cost for r in records))
 
 
 class Workers(AbstractContextManager["Workers"], Protocol):
@@ -122,8 +130,9 @@ class LocalWorkers:
         pending: deque[tuple[Outcome, Future[None]]] = deque()
         try:
             for job, records in self._extracted(jobs):
-                outcome = Outcome.of(job, records)
-                pending.append((outcome, self._journals.submit(job.journal, records, journal)))
+                judged = job.judged(records)
+                outcome = Outcome.of(job, records, judged)
+                pending.append((outcome, self._journals.submit(job.journal, records, judged, journal)))
                 # At most one block waits for its journal, so that few records are held.
                 while len(pending) > 1 or (pending and pending[0][1].done()):
                     yield _durable(*pending.popleft())

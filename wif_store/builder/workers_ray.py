@@ -63,8 +63,9 @@ class Worker:
             # It may have been started again on a machine of another kind.
             check_alike(expected, replace(engine, extract=_elsewhere))
             records = engine.extract(job.requests)
-        outcome = Outcome.of(job, records)
-        job.journal(records, journal)
+        judged = job.judged(records)
+        outcome = Outcome.of(job, records, judged)
+        job.journal(records, judged, journal)
         return outcome
 
     def too_long(self, requests: Sequence[Request], protocol: Protocol) -> list[bool]:

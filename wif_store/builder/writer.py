@@ -25,6 +25,7 @@ from wif_store.format.schema import (
     FORMAT_VERSION,
     MANIFEST,
     SEQUENCE,
+    SITES,
     SPLITS,
     TABLE,
     Manifest,
@@ -93,7 +94,8 @@ class SplitWriter:
     @property
     def size(self) -> int:
         """Bytes of the residuals of all rows that are final, as float32."""
-        vectors = len(self.rows) * len(self.engine.layers) + self.tokens * len(self.engine.sequence_layers)
+        each = len(self.engine.layers) * len(self.engine.sites)
+        vectors = len(self.rows) * each + self.tokens * len(self.engine.sequence_layers)
         return 4 * self.engine.d_model * vectors
 
     def add(self, rows: Sequence[Row]) -> None:
@@ -118,7 +120,8 @@ class SplitWriter:
                 last and self._examples < len(self.rows)
             ):
                 begin, self._examples = self._examples, min(self._examples + SHARD_EXAMPLES, len(self.rows))
-                yield self._final_token_shard(begin, self._examples, begin // SHARD_EXAMPLES)
+                for site in self.engine.sites:
+                    yield self._shard_of_site(site, begin, self._examples, begin // SHARD_EXAMPLES)
 
     @property
     def first_unwritten(self) -> int:
@@ -131,7 +134,7 @@ class SplitWriter:
     def first_row(self, job: ShardJob) -> int:
         """The first row that a shard has something of."""
         array, number = job.path.split("/")[1], int(job.path.split("/")[-2])
-        if array == FINAL_TOKEN:
+        if array in SITES:
             return number * SHARD_EXAMPLES
         step = sequence_shard(self.engine.d_model, len(self.engine.sequence_layers))
         return int(np.searchsorted(self.ends, number * step, side="right"))
@@ -150,16 +153,18 @@ class SplitWriter:
             skip=begin - (self.ends[first] - len(rows[0])),
         )
 
-    def _final_token_shard(self, begin: int, end: int, number: int) -> ShardJob:
+    def _shard_of_site(self, site: str, begin: int, end: int, number: int) -> ShardJob:
         rows = self.rows[begin:end]
         blocks = {row.block.name: row.block for row in rows}
         # The vectors of a block are read at once: they are small, and many.
         starts = np.cumsum([0, *(block.rows for block in blocks.values())])
         start = dict(zip(blocks, starts.tolist(), strict=False))
-        layers = range(len(self.engine.layers))
+        count = len(self.engine.layers)
+        first = count * self.engine.sites.index(site)
+        layers = range(first, first + count)
         return ShardJob(
-            path=f"{self.split}/{FINAL_TOKEN}/c/0/{number}/0",
-            layout=final_token_layout(self.engine.d_model, len(layers), len(self.rows)),
+            path=f"{self.split}/{site}/c/0/{number}/0",
+            layout=final_token_layout(self.engine.d_model, count, len(self.rows)),
             dtype=rows[0].block.dtype,
             pieces=tuple(tuple(block.vectors(i) for block in blocks.values()) for i in layers),
             rows=end - begin,
@@ -171,7 +176,7 @@ class SplitWriter:
         return [
             {
                 **row.values,
-                "prompt": row.block.prompts[row.index],
+                **row.block.texts[row.index],
                 "tokens": len(row),
                 "final_token_position": len(row) - 1,
             }

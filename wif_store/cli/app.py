@@ -27,7 +27,13 @@ Store = Annotated[
 
 @app.command()
 def build(
-    task: Annotated[str, typer.Option(help=f"{', '.join(names())}, or all.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(names())}, or all; lm_eval/NAME of the harness (`wif-store tasks` lists them); "
+            "or your own rows: a file, a folder, a glob or a dataset on the Hub."
+        ),
+    ],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,7 +51,57 @@ def build(
             show_default=False,
         ),
     ] = None,
-    protocol: Annotated[str, typer.Option(help="aligned, mcq or paper.")] = "aligned",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="aligned, mcq, cot or paper. Default: the task's first, which is aligned for ours.",
+            show_default=False,
+        ),
+    ] = None,
+    cot: Annotated[
+        bool, typer.Option("--cot", help="Ask for steps before the answer: --protocol cot.")
+    ] = False,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What ends a written answer; repeat for more. Default: the task's.", show_default=False
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a written answer, at most. Default: the task's.", show_default=False),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of a written answer. Default: 0, the likeliest token.", show_default=False),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Answers to each prompt, for a success rate. Default: 1", show_default=False
+        ),
+    ] = None,
+    grade: Annotated[
+        str | None,
+        typer.Option(
+            help="Of own rows with targets: exact, contains, number or regex:PATTERN. Default: exact",
+            show_default=False,
+        ),
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="What own rows call their columns: prompt=question,...", show_default=False)
+    ] = "",
+    fewshot: Annotated[
+        int | None,
+        typer.Option(min=0, help="Examples in the prompts of a harness task.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The verdict of a harness task. Default: accuracy or exact match.")
+    ] = None,
+    filter_name: Annotated[
+        str | None,
+        typer.Option("--filter", help="A harness task's filter of responses. Default: its first."),
+    ] = None,
     layers: Annotated[
         str,
         typer.Option(
@@ -135,12 +191,23 @@ def build(
     """Run a model over a task and write its store. The same command goes on after a stop."""
     from wif_store.api import DEFAULT_MODEL, BuildOptions
     from wif_store.cli.build import parse_template, run_builds
+    from wif_store.tasks.lookup import parse_columns
 
     options = BuildOptions(
         task=task,
         models=tuple(model or [DEFAULT_MODEL]),
         source=source,
         protocol=protocol,
+        cot=cot,
+        grade=grade,
+        columns=parse_columns(columns),
+        fewshot=fewshot,
+        metric=metric,
+        filter=filter_name,
+        stop=tuple(stop) if stop else None,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        samples=samples,
         layers=layers,
         sequence_layers=sequence_layers,
         per_class=per_class,
@@ -162,6 +229,17 @@ def build(
         gpus_per_worker=gpus_per_worker,
     )
     run_builds(options, dry_run=dry_run)
+
+
+@app.command()
+def tasks(
+    word: Annotated[str, typer.Argument(help="Only names that hold this word.", metavar="WORD")] = "",
+) -> None:
+    """List the tasks that a build takes, by a word in their names."""
+    from wif_store.cli.tasks import list_tasks
+
+    for line in list_tasks(word):
+        typer.echo(printable(line))
 
 
 @app.command()

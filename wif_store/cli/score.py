@@ -6,6 +6,8 @@ import re
 import shlex
 import sys
 import tempfile
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,6 +18,9 @@ from wif_store.errors import ScoreError, one_line, printable
 FILES: Final = ("results.json", "results.md", "figure.png")
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wif_store.scorer.results import Results
     from wif_store.store.reader import ActivationStore
 
 
@@ -45,6 +50,13 @@ def score_command(
             help="A CSV, JSONL or Parquet of id and score, higher where success is likelier; repeat for more."
         ),
     ] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where to read answers that the model wrote: final_token, prompt_end or a share of the "
+            "answer, such as 0.25; repeat to compare. [default: final_token]"
+        ),
+    ] = None,
     compare: Annotated[str | None, typer.Option(help="'paper': the published Figure 1 beside ours.")] = None,
     cross_task: Annotated[
         bool, typer.Option("--cross-task", help="Also train on each task, test on all.")
@@ -53,8 +65,10 @@ def score_command(
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws for a bootstrap interval; 0 for none.")] = 0,
 ) -> None:
     """Measure how well probes, or your own scores, predict failure."""
+    from wif_store.scorer.positions import draw_positions, positions
     from wif_store.scorer.report import sections, to_text, write
     from wif_store.scorer.run import score
+    from wif_store.scorer.sites import at_site
     from wif_store.store.reader import open_store
 
     if compare not in (None, "paper"):
@@ -66,25 +80,46 @@ def score_command(
     if out is not None:
         check_writable(out)
     opened = _of_tasks([open_store(path) for given in stores for path in find_stores(given)], task)
-    results = score(
-        opened,
-        probe or (None if predictions else "logistic"),
-        layers,
-        seeds,
-        confidence,
-        predictions=predictions or (),
-        bootstrap_draws=bootstrap,
-        cross_task=cross_task,
-    )
-    typer.echo(printable(to_text(sections(results, paper=compare is not None))))
-    if out is not None:
-        command = shlex.join(["wif-store", *sys.argv[1:]])
-        try:
-            write(results, out, command=command, paper=compare is not None)
-        except OSError as error:
-            msg = f"--out {out} could not be written ({one_line(error)}): make room, or choose another"
-            raise ScoreError(msg) from error
-        typer.echo(f"\nWrote results.json, results.md and figure.png to {out}")
+    sites = list(dict.fromkeys(site or ["final_token"]))
+    for one, store in product(sites, opened):
+        at_site(store, one)  # refuses a wrong one before anything is scored
+    every: dict[str, Results] = {}
+    for one in sites:
+        results = every[one] = score(
+            opened,
+            probe or (None if predictions else "logistic"),
+            layers,
+            seeds,
+            confidence,
+            predictions=predictions or (),
+            site=one,
+            bootstrap_draws=bootstrap,
+            cross_task=cross_task,
+        )
+        if len(sites) > 1:
+            typer.echo(f"\nread at {printable(one)}\n")
+        typer.echo(printable(to_text(sections(results, paper=compare is not None))))
+        if out is not None:
+            folder = out if len(sites) == 1 else out / one
+            command = shlex.join(["wif-store", *sys.argv[1:]])
+            with _writing(out):
+                write(results, folder, command=command, paper=compare is not None)
+            typer.echo(f"\nWrote results.json, results.md and figure.png to {folder}")
+    if len(sites) > 1:
+        typer.echo(printable("\n" + to_text([positions(every)])))
+        if out is not None:
+            with _writing(out):
+                draw_positions(every, out / "positions.png")
+            typer.echo(f"\nWrote positions.png to {out}")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"--out {out} could not be written ({one_line(error)}): make room, or choose another"
+        raise ScoreError(msg) from error
 
 
 def check_writable(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from wif_store.format.schema import SPLITS
+from wif_store.format.schema import PROMPT_END, SPLITS
 from wif_store.store.audit import FLAWS
 
 if TYPE_CHECKING:
@@ -20,24 +20,26 @@ SITES: Final = {
     "context": "the context that all choices share",
     "preferred": "the sequence of the choice the model preferred",
     "prompt": "a prompt of its own",
+    "response": "a prompt and the response to it",
 }
 
 
 def describe_selection(selection: Mapping[str, Any], out: str, protocol: str) -> str:
     """What a build found and kept, in a few lines; a warning where one answer is given to nearly all."""
     shares = ", ".join(f"{share:.1%}" for share in selection["answer_shares"])
+    shares = f"; share of each answer: {shares}" if shares else ""
     lines = [
         f"{out}: k = {selection['k']} successes and as many failures",
         f"  scanned {selection['scanned']} of {selection['rows']} rows, {selection['duplicates']} duplicates "
         f"and {len(selection['contradictory'])} contradictory items left out"
         + (f", {selection['too_long']} too long" if selection["too_long"] else ""),
-        f"  accuracy {selection['accuracy']:.4f} ({selection['successes']} of {selection['scanned']}); "
-        f"share of each answer: {shares}",
+        f"  accuracy {selection['accuracy']:.4f} ({selection['successes']} of {selection['scanned']})"
+        + shares,
     ]
     mass = selection.get("answer_mass")
     if mass is not None:
         lines.append(f"  the scored answers have {mass:.1%} of the probability at their first token")
-    most = max(selection["answer_shares"])
+    most = max(selection["answer_shares"], default=0)
     if most > LOPSIDED:
         other = "a larger model" if protocol == "aligned" else "--protocol aligned or a larger model"
         lines.append(
@@ -72,6 +74,7 @@ def describe_store(store: ActivationStore) -> str:
         ("source", f"{source['id']} @ {revision}, {source['rows']} rows"),
         ("examples", f"{len(store)}, half of them successes: {splits}"),
         ("final token", f"{len(store.layers)} layers x {len(store)} x {store.d_model}"),
+        *([(PROMPT_END.replace("_", " "), "the same layers")] if PROMPT_END in manifest.sites else []),
         ("sequences", f"layers {', '.join(map(str, store.sequence_layers)) or 'none'}"),
         ("accuracy", f"{manifest.selection['accuracy']:.4f} over {manifest.selection['scanned']} scanned"),
         ("seed", str(manifest.selection["seed"])),

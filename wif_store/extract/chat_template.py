@@ -76,13 +76,15 @@ class ChatTemplate:
             raise ModelError(msg)
         self.gap, self.reasoning = self._around(prompt)
 
-    def __call__(self, context: str) -> str:
-        """The prompt that asks for an answer to a context.
+    def __call__(self, context: str, before: Sequence[tuple[str, str]] = ()) -> str:
+        """The prompt that asks for an answer to a context, which may be the last of several turns.
 
         Raises:
             ModelError: If the template cannot be rendered.
         """
-        return self._render([{"role": "user", "content": context}], answer_follows=True)
+        turns = [*before, ("user", context)]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return self._render(messages, answer_follows=True)
 
     def record(self) -> dict[str, Any]:
         """The template as it stands in a manifest."""

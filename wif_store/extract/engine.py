@@ -15,6 +15,7 @@ from wif_store.extract.checkpoint import locate
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, use_threads
 from wif_store.format.layers import parse_layers
+from wif_store.format.schema import FINAL_TOKEN, PROMPT_END
 from wif_store.records import Engine
 
 if TYPE_CHECKING:
@@ -103,7 +104,13 @@ def open_engine(
         layers=final,
         sequence_layers=sequence,
         d_model=loaded.d_model,
+        sites=sites_of(protocol),
     )
+
+
+def sites_of(protocol: Protocol) -> tuple[str, ...]:
+    """The sites that every layer is read at."""
+    return (FINAL_TOKEN, PROMPT_END) if protocol.outcome == "response" else (FINAL_TOKEN,)
 
 
 class Opener:
@@ -130,6 +137,6 @@ class Opener:
         extractor = cast("Extractor", self._engine.extract)
         if extractor.protocol != protocol:
             extractor = replace(extractor, protocol=protocol)
-            self._engine = replace(self._engine, extract=extractor)
+            self._engine = replace(self._engine, extract=extractor, sites=sites_of(protocol))
         extractor.check()
         return self._engine

@@ -19,6 +19,7 @@ from wif_store.extract.tokenize import Encoder
 from wif_store.extract.transfer import SideStream, to_device, to_numpy
 from wif_store.extract.trees import pad
 from wif_store.extract.work import Work, plan_work
+from wif_store.extract.writing import Writer
 from wif_store.records import Record
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from wif_store.extract.model import Model
+    from wif_store.extract.tokenize import Encoded
     from wif_store.extract.trees import Rows
     from wif_store.tasks.base import Protocol, Request
 
@@ -40,7 +42,7 @@ class Batch:
         works: Its examples.
         indices: Which examples of the block they are.
         nodes: Of each example, int64: the index of each of its nodes among all tokens of the batch.
-        finals: int64, ascending: those of them that may be final tokens.
+        finals: int64, ascending: those of them that may be read at every layer.
         capture: The residuals.
     """
 
@@ -136,7 +138,7 @@ class Extractor:
         Raises:
             SourceError: If a request cannot be encoded.
         """
-        return [one.longest > self.model.context_length for one in self.encoder.encode(requests)]
+        return [self.encoder.too_long(one) for one in self.encoder.encode(requests)]
 
     def stream(self, blocks: Iterable[Sequence[Request]]) -> Iterator[list[Record]]:
         """Run block after block: the next one is encoded, and on CUDA begun, before one is given back.
@@ -153,10 +155,29 @@ class Extractor:
             ThreadPoolExecutor(1, thread_name_prefix="collect") as collecting,
             memory_errors("a batch", advice),
         ):
-            yield from self._run(_ahead(encoding, self._plan, blocks), collecting)
+            if self.protocol.generation:
+                # In this thread, for the hooks that read a batch would see what the model writes.
+                works: Iterator[list[Work]] = map(self._plan, blocks)
+            else:
+                works = _ahead(encoding, self._plan, blocks)
+            yield from self._run(works, collecting)
+
+    def read(self, encoded: Sequence[Encoded]) -> list[Record]:
+        """Score and read what is encoded already, as one block: nothing is written.
+
+        Raises:
+            ModelError: If a batch does not fit into memory.
+            ResidualError: If a residual is NaN or infinite.
+        """
+        works = [plan_work(one, self.protocol, self.model.decoder) for one in encoded]
+        with ThreadPoolExecutor(1, thread_name_prefix="collect") as collecting:
+            return [record for block in self._run(iter([works]), collecting) for record in block]
 
     def _plan(self, requests: Sequence[Request]) -> list[Work]:
-        return [plan_work(encoded, self.protocol, self.model.decoder) for encoded in self.encoder(requests)]
+        encoded = self.encoder(requests)
+        if self.protocol.generation:
+            encoded = Writer(self.model, self.protocol.generation, self.limits)(encoded)
+        return [plan_work(one, self.protocol, self.model.decoder) for one in encoded]
 
     @torch.inference_mode()
     def _run(self, blocks: Iterator[list[Work]], collecting: ThreadPoolExecutor) -> Iterator[list[Record]]:
@@ -216,6 +237,7 @@ class Extractor:
         nodes = [np.concatenate(part) for part in parts]
         scored = np.concatenate([at[work.node] for at, work in zip(nodes, works, strict=True)])
         ends = [at[path[-1]] for at, work in zip(nodes, works, strict=True) for path in work.readings]
+        ends += [at[w.prompt_end] for at, w in zip(nodes, works, strict=True) if w.prompt_end is not None]
         batch = Batch(works, indices, nodes, np.unique(ends), Capture(self.layers, self.sequence_layers))
         ascending = np.sort(scored)
         states, first = [], 0
@@ -268,14 +290,18 @@ class Extractor:
         answers = [int(np.argmax(s)) for s in scores]
         reads = [work.readings[work.reading(answer)] for work, answer in zip(works, answers, strict=True)]
         read_at = [at[read] for at, read in zip(batch.nodes, reads, strict=True)]
-        ends = np.searchsorted(batch.finals, [at[-1] for at in read_at])
-        final = batch.capture.final_tokens(self._index(ends))
+        final = self._vectors(batch, [at[-1] for at in read_at])
         sequences = batch.capture.sequences(self._index(np.concatenate(read_at)))
         names = [work.encoded.request.id for work in works]
         lengths = [len(read) for read in reads]
         check_finite(final, self.layers, [1] * len(works), names)
         check_finite(sequences, self.sequence_layers, lengths, names)
         finals = to_numpy(self._side.to_host(final))
+        prompt_ends = None
+        if self.protocol.site == "response":
+            # Where the answer is empty, the prompt's last token is the final one too.
+            at = [nodes[work.prompt_end] for nodes, work in zip(batch.nodes, works, strict=True)]
+            prompt_ends = to_numpy(self._side.to_host(self._vectors(batch, at)))
         parts = np.split(to_numpy(self._side.to_host(sequences)), np.cumsum(lengths)[:-1], axis=1)
         for n, work in enumerate(works):
             encoded = work.encoded
@@ -291,7 +317,13 @@ class Extractor:
                 final_token=finals[:, n],
                 sequence=parts[n],
                 answer_mass=work.answer_mass(scores[n]),
+                prompt_end=None if prompt_ends is None else prompt_ends[:, n],
+                written=encoded.written,
             )
+
+    def _vectors(self, batch: Batch, nodes: npt.ArrayLike) -> torch.Tensor:
+        """``[layers, n, d_model]`` at some of the nodes that may be read at every layer."""
+        return batch.capture.final_tokens(self._index(np.searchsorted(batch.finals, nodes)))
 
     def _index(self, values: npt.ArrayLike) -> torch.Tensor:
         return to_device(np.asarray(values, dtype=np.int64), self.model.device)

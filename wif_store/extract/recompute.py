@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -17,10 +17,10 @@ from wif_store.extract.hooks import Capture
 from wif_store.extract.model import load
 from wif_store.extract.transfer import to_numpy
 from wif_store.extract.trees import grow, pad
-from wif_store.format.schema import SPLITS
-from wif_store.records import widen
-from wif_store.tasks import TASKS
-from wif_store.tasks.base import Protocol, Site
+from wif_store.format.schema import PROMPT_END, SPLITS
+from wif_store.records import Written, widen
+from wif_store.tasks.base import Generation, Protocol, Site
+from wif_store.tasks.lookup import task_of
 from wif_store.tasks.rows import BUILTIN, load_source
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wif_store.extract.model import Model
     from wif_store.format.schema import Example, Float32
     from wif_store.store.reader import ActivationStore
-    from wif_store.tasks.base import MultipleChoiceTask
+    from wif_store.tasks.base import Candidate, Task
 
 NAMED_SOURCE: Final = "the source was a local file (--source names it)"
 
@@ -118,17 +118,21 @@ def recompute(
         in_split = store.examples(split)
         for row in rows:
             examples.append(in_split[row])
-            stored, computed = store.read_example(split, row), _compute(store, loaded, in_split[row])
-            distances += _distances(store, in_split[row], stored, computed, tolerance)
-    found = np.concatenate(distances)
-    if np.median(found) > tolerance.median:
+            for number, site in enumerate(store.manifest.sites):
+                stored = store.read_example(split, row, site)
+                computed = _compute(store, loaded, in_split[row], site)
+                found = _distances(store, in_split[row], stored, computed, tolerance)
+                # The sequence is the same whatever the site.
+                distances += found[: len(store.layers)] if number else found
+    every = np.concatenate(distances)
+    if np.median(every) > tolerance.median:
         msg = (
             f"{store.name}: the residuals are not what the model computes (median relative L2 "
-            f"{np.median(found):.1e}; expected at most {tolerance.median:.0e})"
+            f"{np.median(every):.1e}; expected at most {tolerance.median:.0e})"
         )
         raise DamageError(msg)
     without = _check_labels(store, loaded, examples, tolerance, source)
-    return Recomputed(len(examples), len(found), float(found.max()), float(np.median(found)), without)
+    return Recomputed(len(examples), len(every), float(every.max()), float(np.median(every)), without)
 
 
 def _sample(store: ActivationStore, count: int) -> dict[str, list[int]]:
@@ -192,15 +196,16 @@ def _load_recorded(record: Mapping[str, Any], given: str | None) -> Model:
 
 
 @torch.inference_mode()
-def _compute(store: ActivationStore, model: Model, example: Example) -> tuple[Float32, Float32]:
-    """One example's final token ``[layers, d_model]``, sequence ``[sequence_layers, length, d_model]``."""
+def _compute(store: ActivationStore, model: Model, example: Example, site: str) -> tuple[Float32, Float32]:
+    """One example: at a site ``[layers, d_model]``, at all tokens ``[sequence_layers, length, d_model]``."""
     ids = example.token_ids.tolist()
     if not all(0 <= token < model.vocabulary for token in ids):
         msg = f"{store.name}: example {example.id} holds tokens that the model does not have"
         raise DamageError(msg)
     rows = pad([grow([ids])], model.device)
     capture = Capture(store.layers, store.sequence_layers)
-    with capture.reading(model.layers, rows.nodes[-1:], rows.nodes):
+    at = example.response.prompt_tokens - 1 if site == PROMPT_END and example.response else len(ids) - 1
+    with capture.reading(model.layers, rows.nodes[at : at + 1], rows.nodes):
         model.decoder.states(rows)
     final = capture.final_tokens(torch.zeros(1, dtype=torch.int64, device=model.device))
     sequences = capture.sequences(torch.arange(len(ids), device=model.device))
@@ -220,14 +225,13 @@ def _check_labels(
     given: str | None,
 ) -> str:
     """Score the rows of the source again; says why not, where the store does not say enough for that."""
-    record, task = store.manifest.source, TASKS.get(store.task)
-    if store.manifest.outcome != "choice":
-        return "the model wrote its answers"
+    record = store.manifest.source
+    spec = given or _source_spec(record)
+    if spec is None and record["kind"] != "harness":
+        return NAMED_SOURCE
+    task = task_of(store.manifest, spec)
     if task is None:
         return f"task {store.task} is not registered here"
-    spec = given or _source_spec(record)
-    if spec is None:
-        return NAMED_SOURCE
     protocol = _recorded_protocol(store, task)
     source = load_source(task, spec, keep_duplicates=protocol.keeps_duplicates)
     if source.record["sha256"] != record["sha256"]:
@@ -242,7 +246,12 @@ def _check_labels(
     )
     for example in examples:
         candidate, choice = candidates.get(example.id), example.choice
-        if candidate is None or choice is None:
+        if candidate is None or candidate.source_row != example.source_row:
+            raise _differs(store, example, "gold answer or row")
+        if example.response is not None:
+            _check_response(store, example, task, candidate, extract, tolerance)
+            continue
+        if choice is None:
             raise _differs(store, example, "gold answer or row")
         if (candidate.source_row, candidate.gold) != (example.source_row, choice.gold):
             raise _differs(store, example, "gold answer or row")
@@ -266,7 +275,49 @@ def _check_labels(
     return ""
 
 
-def _recorded_protocol(store: ActivationStore, task: MultipleChoiceTask) -> Protocol:
+def _check_response(
+    store: ActivationStore,
+    example: Example,
+    task: Task,
+    candidate: Candidate,
+    extract: Extractor,
+    tolerance: Tolerance,
+) -> None:
+    """Hold a response against its row: the prompt's tokens, the log-likelihood and the verdict.
+
+    Nothing is written again: of two tokens within rounding of each other either may be the likelier.
+
+    Raises:
+        DamageError: If something differs by more than rounding does.
+    """
+    response, ids = example.response, example.token_ids.tolist()
+    assert response is not None
+    request = task.request(candidate, extract.protocol)
+    [encoded] = extract.encoder.encode([request])
+    given = request.pairs[0][1]
+    written = extract.model.tokenizer.decode(ids[response.prompt_tokens :], skip_special_tokens=True)
+    same = (
+        encoded.contexts[0] == ids[: response.prompt_tokens],
+        encoded.texts[0] == example.prompt,
+        given in ("", response.response),
+        given or str(written).startswith(response.response),
+        candidate.targets == response.targets,
+    )
+    if not all(same):
+        raise _differs(store, example, "prompt, targets or tokens")
+    answered = replace(
+        encoded, continuations=(ids[response.prompt_tokens :],), written=Written(response.response, "given")
+    )
+    [record] = extract.read([answered])
+    count = max(1, len(ids) - response.prompt_tokens)
+    if abs(float(record.logprobs[0]) - response.response_logprob) > tolerance.nats * count:
+        raise _differs(store, example, "log-likelihoods")
+    verdict = task.judge(candidate, extract.protocol)(record.answer)
+    if (int(verdict.success), verdict.answer) != (example.success, response.answer):
+        raise _differs(store, example, "verdict")
+
+
+def _recorded_protocol(store: ActivationStore, task: Task) -> Protocol:
     """The protocol as the store records it, whatever the registry calls by its name now.
 
     Raises:
@@ -278,10 +329,13 @@ def _recorded_protocol(store: ActivationStore, task: MultipleChoiceTask) -> Prot
     values = {name: recorded[name] for name in names & recorded.keys()}
     values["answers"] = tuple(values.get("answers") or ())
     try:
+        if values.get("generation") is not None:
+            written = dict(values["generation"])
+            values["generation"] = Generation(**{**written, "stop": tuple(map(str, written["stop"]))})
         protocol = Protocol(**values)
-    except TypeError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _no_protocol(store, str(error)) from None
-    for name in names - {"max_tokens"}:
+    for name in names - {"max_tokens", "generation"}:
         if type(getattr(protocol, name)) is not type(getattr(known, name)):
             raise _no_protocol(store, f"{name} is {getattr(protocol, name)!r:.40}")
     if protocol.site not in get_args(Site):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from wif_store.errors import ModelError, SourceError, TaskError
+from wif_store.records import Written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,7 @@ class Encoded:
         texts: What is read where that is one of the scored sequences, one text a choice.
         read: Token ids of the prompt that is read by itself, if there is one.
         cut: How many tokens that prompt lost to the protocol's limit.
+        written: The response, where the model wrote one.
     """
 
     request: Request
@@ -35,10 +38,11 @@ class Encoded:
     texts: tuple[str, ...]
     read: list[int] | None = None
     cut: int = 0
+    written: Written | None = None
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence."""
+        """Tokens of the longest sequence, without what is still to be written."""
         joined = (len(c) + len(t) for c, t in zip(self.contexts, self.continuations, strict=True))
         return max(*joined, len(self.read or ()))
 
@@ -74,7 +78,8 @@ class Encoder:
         self.context_length = context_length
         self.vocabulary = vocabulary
         self.template = template
-        if template is not None and protocol.site != "context":
+        self.writes = protocol.generation.max_new_tokens if protocol.generation else 0
+        if template is not None and protocol.site not in ("context", "response"):
             msg = (
                 f"--chat-template cannot be used with protocol {protocol.name} of this task: it needs a "
                 "context that all choices share; use --protocol mcq, or leave it out"
@@ -103,13 +108,18 @@ class Encoder:
         """
         encoded = self.encode(requests)
         for one in encoded:
-            if one.longest > self.context_length:
+            if self.too_long(one):
+                writes = f" and {self.writes} are to be written" if self.writes else ""
                 msg = (
-                    f"example {one.request.id} has {one.longest} tokens; the model reads at most "
+                    f"example {one.request.id} has {one.longest} tokens{writes}; the model reads at most "
                     f"{self.context_length}: pass --skip-too-long, or use a model with a longer context"
                 )
                 raise SourceError(msg)
         return encoded
+
+    def too_long(self, encoded: Encoded) -> bool:
+        """Whether a sequence, with what is to be written after it, is longer than the model's context."""
+        return encoded.longest + self.writes > self.context_length
 
     def encode(self, requests: Sequence[Request]) -> list[Encoded]:
         """The same, whatever the length of the texts.
@@ -118,7 +128,7 @@ class Encoder:
             SourceError: If a continuation has no tokens.
             ModelError: As above.
         """
-        pairs = [self._split(context, text) for r in requests for context, text in r.pairs]
+        pairs = [self._split(r, context, text) for r in requests for context, text in r.pairs]
         contexts = self._tokens([context for context, _ in pairs])
         joined = self._tokens([context + text for context, text in pairs])
         prompts = iter(self._tokens([r.prompt for r in requests if r.prompt is not None]))
@@ -138,9 +148,13 @@ class Encoder:
         joined: Sequence[list[int]],
         read: list[int] | None,
     ) -> Encoded:
+        if self.protocol.site == "response":
+            # A response begins with the first token that has some of it.
+            shared = [_shared(c, w) for c, w in zip(contexts, joined, strict=True)]
+            contexts = [w[:n] for w, n in zip(joined, shared, strict=True)]
         continuations = tuple(w[len(c) :] for c, w in zip(contexts, joined, strict=True))
         for number, tokens in enumerate(continuations, 1):
-            if not tokens:
+            if not tokens and not self.writes:
                 msg = (
                     f"example {request.id}: choice {number} ({request.pairs[number - 1][1]!r}) "
                     "has no tokens; expected a text to score"
@@ -153,8 +167,12 @@ class Encoder:
         if read is not None and self.protocol.max_tokens:
             cut = max(0, len(read) - self.protocol.max_tokens)
             read = read[: self.protocol.max_tokens]
-        texts = tuple(c for c, _ in pairs) if self.protocol.site == "context" else tuple(map("".join, pairs))
-        return Encoded(request, tuple(contexts), continuations, texts, read, cut)
+        alike = self.protocol.site in ("context", "response")
+        texts = tuple(c for c, _ in pairs) if alike else tuple(map("".join, pairs))
+        given = None
+        if self.protocol.site == "response" and not self.writes:
+            given = Written(request.pairs[0][1], "given")
+        return Encoded(request, tuple(contexts), continuations, texts, read, cut, given)
 
     def _refuse_token(self, name: str, token: int) -> None:
         msg = (
@@ -165,10 +183,20 @@ class Encoder:
         )
         raise ModelError(msg)
 
-    def _split(self, context: str, continuation: str) -> tuple[str, str]:
+    def _split(self, request: Request, context: str, continuation: str) -> tuple[str, str]:
+        if request.before and self.template is None:
+            msg = (
+                f"example {request.id} has turns of a chat before its prompt, and only a chat template can "
+                "render them: pass --chat-template"
+            )
+            raise TaskError(msg)
+        response = self.protocol.site == "response"
         if self.template is not None:
-            # The template says what stands before an answer, and not the protocol's own leading space.
-            return self.template(context), self.template.gap + continuation.lstrip()
+            # The template says what stands before a choice, and not the protocol's own leading space.
+            prompt = self.template(context, request.before)
+            return prompt, continuation if response else self.template.gap + continuation.lstrip()
+        if response:
+            return context, continuation
         stripped = context.rstrip()
         return stripped, context[len(stripped) :] + continuation
 
@@ -179,7 +207,8 @@ class Encoder:
         # A chat template writes its own start token. Without one, an empty context still needs a
         # token to condition on.
         start = [] if self.template is not None else self.start
-        bare = [not start and (not tokens or self.protocol.context == "") for tokens in plain]
+        empty = self.protocol.context == ""
+        bare = [not start and (not tokens or empty) for tokens in plain]
         return [
             (self._fallback() if needs else start) + tokens for needs, tokens in zip(bare, plain, strict=True)
         ]
@@ -194,3 +223,9 @@ class Encoder:
             "neither a start nor an end token to put there: use another --protocol, or a model that has one"
         )
         raise TaskError(msg)
+
+
+def _shared(context: list[int], joined: list[int]) -> int:
+    """How many tokens of a context begin the text of which it is the beginning: one at least."""
+    pairs = zip(context, joined, strict=False)
+    return max(1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))

@@ -34,6 +34,7 @@ class Work:
         factor: float64 ``[choices]``, by which the sums are multiplied.
         readings: The nodes of each sequence that may be read: one sequence, or one for each choice, of which
             that of the preferred choice is read.
+        prompt_end: The node of the last token of the prompt, where a response follows it; else None.
     """
 
     encoded: Encoded
@@ -44,6 +45,7 @@ class Work:
     choice: npt.NDArray[np.int64]
     factor: npt.NDArray[np.float64]
     readings: list[npt.NDArray[np.int64]]
+    prompt_end: int | None = None
 
     def __len__(self) -> int:
         """How many tokens are run."""
@@ -64,10 +66,12 @@ class Work:
             logprobs: float64 ``[choices]``, the summed log-likelihoods.
 
         Returns:
-            0 to 1; NaN where the answers do not follow one context, or their likelihoods are scaled.
+            0 to 1; NaN where the answers do not follow one context, their likelihoods are scaled, or the
+            answer is a response.
         """
         contexts, answers = self.encoded.contexts, self.encoded.continuations
-        if any(context != contexts[0] for context in contexts) or not np.all(self.factor == 1):
+        scored = self.prompt_end is None and np.all(self.factor == 1)
+        if not scored or any(context != contexts[0] for context in contexts):
             return float("nan")
         distinct = {tuple(answer): logprob for answer, logprob in zip(answers, logprobs, strict=True)}
         # An answer that begins with another one is counted by that one.
@@ -93,12 +97,13 @@ def plan_work(encoded: Encoded, protocol: Protocol, decoder: Decoder) -> Work:
     """
     full = [c + t for c, t in zip(encoded.contexts, encoded.continuations, strict=True)]
     # The last token predicts nothing: it is run only where it is read.
-    sequences = full if protocol.site == "preferred" else [w[:-1] for w in full]
+    whole = protocol.site in ("preferred", "response")
+    sequences = full if whole else [w[:-1] for w in full]
     trees, paths = _grown(sequences, decoder)
     begins = [len(context) for context in encoded.contexts]
     if protocol.site == "prompt":
         readings = [_added(encoded.read or [], trees)]
-    elif protocol.site == "preferred":
+    elif whole:
         readings = paths
     elif decoder.is_long(begins[0]) == decoder.is_long(len(sequences[0])):
         readings = [paths[0][: begins[0]]]
@@ -115,11 +120,12 @@ def plan_work(encoded: Encoded, protocol: Protocol, decoder: Decoder) -> Work:
         trees,
         node=node,
         row=row,
-        token=np.concatenate([tokens[begin:] for _, tokens, begin in scored]),
+        token=np.concatenate([np.array(tokens[begin:], np.int64) for _, tokens, begin in scored]),
         choice=np.repeat(np.arange(len(full)), [len(t) for t in encoded.continuations]),
         # A mean over the n - 1 predicted tokens of an n-token sequence, times n.
         factor=lengths / (lengths - 1) if protocol.scale_by_length else np.ones_like(lengths),
         readings=readings,
+        prompt_end=int(paths[0][begins[0] - 1]) if protocol.site == "response" else None,
     )
 
 

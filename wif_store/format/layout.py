@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from wif_store.format.schema import ARRAYS, COORDINATES, FINAL_TOKEN, SEQUENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 PLANE: Final = 128 * 2**10
 """Bytes that zstd compresses together; Blosc sorts a chunk into one plane for each byte of a float32."""
@@ -85,12 +85,13 @@ def final_token_layout(d_model: int, layers: int, examples: int) -> Layout:
 
 
 def split_layouts(
-    layers: Mapping[str, Sequence[int]], d_model: int, examples: int, tokens: int
+    layers: Mapping[str, Sequence[int]], sites: Iterable[str], d_model: int, examples: int, tokens: int
 ) -> dict[str, Layout]:
     """The plans of the arrays of a split, by name.
 
     Args:
         layers: The decoder layers of ``final_token`` and of ``sequence``.
+        sites: Where the former are read.
         d_model: Width of the residual stream.
         examples: Rows of the split.
         tokens: Of all its examples.
@@ -102,7 +103,7 @@ def split_layouts(
         if len(spec.dims) == 1
     }
     if layers[FINAL_TOKEN]:
-        plans[FINAL_TOKEN] = final_token_layout(d_model, len(layers[FINAL_TOKEN]), examples)
+        plans |= dict.fromkeys(sites, final_token_layout(d_model, len(layers[FINAL_TOKEN]), examples))
     if layers[SEQUENCE]:
         plans[SEQUENCE] = sequence_layout(d_model, len(layers[SEQUENCE]), tokens)
     return {name: plans[name] for name in ARRAYS if name in plans}

@@ -16,6 +16,7 @@ from wif_store.format.schema import (
     MANIFEST,
     OUTCOMES,
     SEQUENCE,
+    SITES,
     SPLITS,
     Manifest,
 )
@@ -137,9 +138,11 @@ def _checked(data: Mapping[str, Any]) -> Manifest:
     _check_splits(manifest.splits)
     _check_layers(manifest)
     _check_object(manifest.sites, "sites")
-    for site, meaning in manifest.sites.items():
-        _check_text(site, "the name of a site")
-        _check_text(meaning, f"site {site}")
+    if FINAL_TOKEN not in manifest.sites or any(SITES.get(s) != m for s, m in manifest.sites.items()):
+        msg = (
+            f"the sites are {list(manifest.sites)!r:.80}; expected {FINAL_TOKEN}, and others of {list(SITES)}"
+        )
+        raise ValueError(msg)
     _check_files(manifest.files)
     return manifest
 

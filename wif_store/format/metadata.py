@@ -39,7 +39,11 @@ def layouts_of(manifest: Manifest) -> dict[str, Layout]:
     for split in SPLITS:
         counts = manifest.splits[split]
         of_split = split_layouts(
-            manifest.layers, manifest.model["d_model"], counts["examples"], counts["tokens"]
+            manifest.layers,
+            manifest.sites,
+            manifest.model["d_model"],
+            counts["examples"],
+            counts["tokens"],
         )
         plans |= {f"{split}/{name}": layout for name, layout in of_split.items()}
     return plans

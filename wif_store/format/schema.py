@@ -21,7 +21,14 @@ TABLE: Final = "examples.parquet"
 SPLITS: Final = ("train", "validation", "test")
 
 FINAL_TOKEN: Final = "final_token"
+PROMPT_END: Final = "prompt_end"
 SEQUENCE: Final = "sequence"
+
+SITES: Final = {
+    FINAL_TOKEN: "the last token of what is read",
+    PROMPT_END: "the last token of the prompt, before the first that was written",
+}
+"""The sites at which every layer may be read, and what they are: arrays of one vector a layer and example."""
 
 RESIDUAL_COLUMN: Final = "resid_post_"
 """What the column of a layer is called in tables, followed by the layer."""
@@ -69,6 +76,7 @@ OUTCOMES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("answer", "string", "the answer that was extracted from the response"),
         Column("graded_by", "string", "how the answer was compared with the targets"),
         Column("finish_reason", "string", "why the model stopped writing"),
+        Column("success_rate", "float64", "share of the samples that are right"),
         Column("response_logprob", "float64", "summed log-likelihood of the response, in nats"),
         Column("prompt_tokens", "int32", "tokens of the prompt, which the response follows"),
     ),
@@ -110,6 +118,7 @@ ARRAYS: Final = {
     spec.name: spec
     for spec in (
         ArraySpec(FINAL_TOKEN, "float32", ("layer", "example", "d_model"), "resid_post at the final token"),
+        ArraySpec(PROMPT_END, "float32", ("layer", "example", "d_model"), "resid_post at the prompt's end"),
         ArraySpec(SEQUENCE, "float32", ("sequence_layer", "token", "d_model"), "resid_post at every token"),
         ArraySpec("offsets", "int64", ("boundary",), "example i has the tokens offsets[i]:offsets[i+1]"),
         ArraySpec("token_ids", "int32", ("token",), "the tokens that were read, examples end to end"),
@@ -149,6 +158,7 @@ class Response:
     answer: str
     graded_by: str
     finish_reason: str
+    success_rate: float
     response_logprob: float
     prompt_tokens: int
 

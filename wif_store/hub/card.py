@@ -251,6 +251,7 @@ def _info(name: str, tasks: Sequence[Published]) -> dict[str, Any]:
 
 def _describe(task: Published) -> dict[str, Any]:
     manifest, known = task.manifest, TASKS.get(task.task)
+    dataset = known.source if known else None
     source, selection, protocol = manifest.source, manifest.selection, manifest.protocol
     link = (
         f"[{source['id']}](https://huggingface.co/datasets/{source['id']})"
@@ -278,8 +279,8 @@ def _describe(task: Published) -> dict[str, Any]:
         },
         "source": f"{link} ({part})" if part else link,
         "revision": source.get("revision") or "local",
-        "licence": source.get("licence") or (known.source.licence if known else UNKNOWN),
-        "citation": source.get("citation") or (known.source.citation if known else UNKNOWN),
+        "licence": source.get("licence") or (dataset.licence if dataset else UNKNOWN),
+        "citation": source.get("citation") or (dataset.citation if dataset else UNKNOWN),
         "view_size": _size(task.view_bytes),
         "store_size": _size(sum(entry["size"] for entry in manifest.files.values())),
         "sequence_layers": ", ".join(map(str, task.sequence_layers)) or "none",

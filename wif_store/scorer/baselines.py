@@ -24,15 +24,23 @@ Scored = tuple[Floats, Mapping[str, Any]]
 
 
 def confidence(store: Store) -> Scored:
-    """Score by the margin between the log-likelihoods of the model's best two choices, as it is."""
+    """Score by the model's own likelihood, as it is.
+
+    Of choices that is the margin between the log-likelihoods of the best two; of a response the mean
+    log-likelihood of its tokens.
+    """
+    if store.manifest.outcome == "response":
+        written = store.column("tokens", "test") - store.column("prompt_tokens", "test")
+        return store.column("response_logprob", "test").astype(np.float64) / np.maximum(written, 1), {}
     return np.array([_margin(example) for example in store.examples("test")], dtype=np.float64), {}
 
 
 def prompt_length(store: Store) -> Scored:
-    """Score by the number of tokens; whether more is better is read off the train split."""
-    rise = auroc(labels(store, "train"), store.column("tokens", "train"))
+    """Score by the number of tokens of the prompt; whether more is better is read off the train split."""
+    column = "prompt_tokens" if store.manifest.outcome == "response" else "tokens"
+    rise = auroc(labels(store, "train"), store.column(column, "train"))
     sign = 1 if rise >= 0.5 else -1
-    return sign * store.column("tokens", "test").astype(np.float64), {"sign": sign}
+    return sign * store.column(column, "test").astype(np.float64), {"sign": sign}
 
 
 def tfidf(store: Store) -> Scored:

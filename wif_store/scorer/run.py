@@ -16,7 +16,7 @@ import numpy as np
 
 from wif_store.errors import LayersError, ScoreError
 from wif_store.format.layers import parse_layers
-from wif_store.format.schema import SPLITS
+from wif_store.format.schema import FINAL_TOKEN, SPLITS
 from wif_store.scorer.baselines import BASELINES
 from wif_store.scorer.cross_task import cross_task_table
 from wif_store.scorer.features import Store, labels
@@ -34,6 +34,7 @@ from wif_store.scorer.results import (
     Results,
     TaskResult,
 )
+from wif_store.scorer.sites import at_site
 from wif_store.scorer.stats import Floats, Placements, bootstrap, holm, interval, paired_test, placements
 
 Probes = str | Probe | object | Sequence[str | Probe | object]
@@ -70,6 +71,7 @@ def score(
     confidence: float = 0.999,
     *,
     predictions: Predictions | Sequence[Predictions] = (),
+    site: str = FINAL_TOKEN,
     bootstrap_draws: int = 0,
     cross_task: bool = False,
 ) -> Results:
@@ -86,6 +88,8 @@ def score(
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
         predictions: scores that were computed elsewhere, as :func:`evaluate` takes them, to be compared
             with the probes.
+        site: where residuals are read: ``final_token``, ``prompt_end`` or a share of the answer, such as
+            ``0.5``. Sequences end there too.
         bootstrap_draws: resamples for a bootstrap interval of each chosen point; 0 for none.
         cross_task: also train on each task and test on each other.
 
@@ -102,6 +106,7 @@ def score(
         results.task("winogrande").curves[0].best.test.value
     """
     run = _start(stores, confidence, bootstrap_draws, seeds)
+    run.stores[:] = [at_site(store, site) for store in run.stores]
     probes = [] if probe is None else _find_probes(probe)
     wanted = _layers(layers, run.stores)
     chosen_layers = [[pick_layers(store, one, wanted) for one in probes] for store in run.stores]
@@ -121,6 +126,7 @@ def score(
         "probes": [one.name for one in probes],
         "predictions": named,
         "layers": wanted,
+        "site": site,
         "seeds": seeds,
     }
     return replace(_finish(run, settings, bootstrap_draws), cross_task=tuple(tables))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from wif_store.store.reader import ActivationStore
-    from wif_store.tasks.base import Candidate, MultipleChoiceTask, Protocol
+    from wif_store.tasks.base import Candidate
 
 NAMED: Final = 20
 """How many ids of each flaw are listed."""
@@ -96,13 +95,6 @@ def audit_store(store: ActivationStore) -> dict[str, Any]:
         Audited(e.id, e.split, bool(e.success), e.group, e.prompt, e.cut_tokens) for e in store.examples()
     )
     return audit_examples(examples, gold_in_prompt=bool(store.manifest.protocol.get("shows_gold")))
-
-
-def shows_gold(task: MultipleChoiceTask, protocol: Protocol) -> bool:
-    """Whether the text that is read is made from a field that only the answer key has."""
-    template = protocol.prompt if protocol.site == "prompt" else protocol.context
-    names = {name for _, name, _, _ in string.Formatter().parse(template) if name}
-    return bool(names & (task.fields.keys() - set(task.key)))
 
 
 def item_id(example_id: str) -> str:

@@ -117,9 +117,27 @@ class ActivationStore:
             StoreError: If the store has not this layer or split.
             DamageError: If the bytes on disk are not those that were written.
         """
-        index = self._position(layer, self.layers, FINAL_TOKEN)
+        return self.read_site(FINAL_TOKEN, layer, split)
+
+    def read_site(self, site: str, layer: int, split: str | None = None) -> tuple[Float32, Int8]:
+        """One layer's residuals at a named site, and the success labels; otherwise as ``read_final_token``.
+
+        Args:
+            site: One of ``manifest.sites``, such as ``prompt_end``.
+            layer: 0-based decoder layer.
+            split: ``train``, ``validation`` or ``test``; all rows where it is None.
+
+        Raises:
+            StoreError: If the store has not this site, layer or split.
+            DamageError: If the bytes on disk are not those that were written.
+        """
+        if site not in self.manifest.sites:
+            known = ", ".join(self.manifest.sites)
+            msg = f"{self.name} has no residuals at {site}; it has: {known}"
+            raise StoreError(msg)
+        index = self._position(layer, self.layers, site)
         rows = {s: self.count(s) for s in self._splits(split)}
-        return self._layer(FINAL_TOKEN, index, rows), self.success(split)
+        return self._layer(site, index, rows), self.success(split)
 
     def read_sequences(self, layer: int, split: str | None = None) -> tuple[Float32, Int64]:
         """One layer's residuals at every token, examples end to end.
@@ -161,12 +179,11 @@ class ActivationStore:
                 buffer, start, stop = np.concatenate([buffer[begin - start :], more]), begin, upto
             yield buffer[begin - start : end - start].copy()
 
-    def read_example(self, split: str, row: int) -> tuple[Float32, Float32]:
+    def read_example(self, split: str, row: int, site: str = FINAL_TOKEN) -> tuple[Float32, Float32]:
         """The residuals of one example.
 
         Returns:
-            float32 ``[layers, d_model]`` at the final token, ``[sequence_layers, length, d_model]`` at every
-            token.
+            float32 ``[layers, d_model]`` at the site, ``[sequence_layers, length, d_model]`` at every token.
 
         Raises:
             StoreError: If there is no such split, or no such row of it.
@@ -179,7 +196,7 @@ class ActivationStore:
         final = np.empty((0, self.d_model), np.float32)
         if self.layers:
             every = range(len(self.layers))
-            final = self._residuals(split, FINAL_TOKEN, every, row, row + 1)[:, 0]
+            final = self._residuals(split, site, every, row, row + 1)[:, 0]
         if not self.sequence_layers:
             return final, np.empty((0, end - begin, self.d_model), np.float32)
         return final, self._residuals(split, SEQUENCE, range(len(self.sequence_layers)), begin, end)

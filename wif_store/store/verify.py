@@ -78,10 +78,18 @@ def _invariants(store: ActivationStore) -> Iterator[tuple[str, bool]]:
         members = [{e.group for e in examples[split]} for split in SPLITS]
         yield "no group is in two splits", len(set().union(*members)) == sum(map(len, members))
     yield "the final token is the last", all(e.final_token_position == e.tokens - 1 for e in every)
+    if "verdict" not in store.manifest.protocol:  # whose verdict may be another one
+        yield (
+            "success is prediction == gold",
+            all(e.success == (e.choice.prediction == e.choice.gold) for e in every if e.choice is not None),
+        )
     yield from _choices(every)
+    yield from _responses(every)
     for layer in store.layers:
+        for site in store.manifest.sites:
+            read = (store.read_site(site, layer, split)[0] for split in SPLITS)
+            yield f"{site} of layer {layer} is finite", all(map(_finite, read))
         final = {split: store.read_final_token(layer, split)[0] for split in SPLITS}
-        yield f"{FINAL_TOKEN} of layer {layer} is finite", all(map(_finite, final.values()))
         if layer in store.sequence_layers:
             last = (
                 np.stack([tokens[-1] for tokens in store.iter_sequences(layer, split)]) for split in SPLITS
@@ -94,15 +102,26 @@ def _invariants(store: ActivationStore) -> Iterator[tuple[str, bool]]:
 
 def _choices(examples: list[Example]) -> Iterator[tuple[str, bool]]:
     """What holds of examples whose answer is one of given choices."""
-    found = [(e.success, e.choice) for e in examples if e.choice is not None]
+    found = [e.choice for e in examples if e.choice is not None]
     if not found:
         return
-    yield "success is prediction == gold", all(s == (c.prediction == c.gold) for s, c in found)
-    yield "gold is one of the choices", all(0 <= c.gold < len(c.choices) for _, c in found)
-    scored = all(len(c.choices) == len(c.choice_logprobs) == len(c.choice_tokens) for _, c in found)
+    yield "gold is one of the choices", all(0 <= c.gold < len(c.choices) for c in found)
+    scored = all(len(c.choices) == len(c.choice_logprobs) == len(c.choice_tokens) for c in found)
     yield "every choice is scored", scored
-    best = all(c.prediction == int(np.argmax(c.choice_logprobs)) for _, c in found)
+    best = all(c.prediction == int(np.argmax(c.choice_logprobs)) for c in found)
     yield "prediction is the likeliest choice", best
+
+
+def _responses(examples: list[Example]) -> Iterator[tuple[str, bool]]:
+    """What holds of examples whose answer the model wrote."""
+    found = [(e, e.response) for e in examples if e.response is not None]
+    if not found:
+        return
+    yield "every response follows a prompt", all(0 < r.prompt_tokens <= e.tokens for e, r in found)
+    rates = all(0 <= r.success_rate <= 1 for _, r in found)
+    yield "every success rate is a share", rates
+    known = all(r.response_logprob <= 0 or r.prompt_tokens == e.tokens for e, r in found)
+    yield "every response has a log-likelihood", known
 
 
 def _finite(values: np.ndarray) -> bool:

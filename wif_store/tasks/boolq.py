@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from wif_store.tasks.base import HubSource, MultipleChoiceTask, Protocol, Row, position_in
+from wif_store.tasks.base import HubSource, Protocol, Row
+from wif_store.tasks.multiple_choice import MultipleChoiceTask, cot, position_in
 
 ALIGNED = Protocol("aligned", context="{passage}\nQuestion: {question}?\nAnswer:", continuation=" {choice}")
 
@@ -31,6 +32,7 @@ TASK = MultipleChoiceTask(
     protocols=(
         ALIGNED,
         replace(ALIGNED, name="mcq"),
+        cot("{passage}\nQuestion: {question}?"),
         Protocol(
             "paper",
             context="",

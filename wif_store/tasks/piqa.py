@@ -1,6 +1,7 @@
 """PIQA: which of two ways reaches an everyday goal."""
 
-from wif_store.tasks.base import HubSource, MultipleChoiceTask, Protocol, columns, mcq, position_in
+from wif_store.tasks.base import HubSource, Protocol
+from wif_store.tasks.multiple_choice import MultipleChoiceTask, columns, cot, mcq, position_in
 
 TASK = MultipleChoiceTask(
     name="piqa",
@@ -19,6 +20,7 @@ TASK = MultipleChoiceTask(
     protocols=(
         Protocol("aligned", context="Question: {goal}\nAnswer:", continuation=" {choice}"),
         mcq("Question: {goal}"),
+        cot("Question: {goal}"),
         # The published code scores PIQA in a way it does not show: this is the solution's
         # log-likelihood after the probed prompt.
         Protocol(

@@ -19,7 +19,7 @@ from wif_store.tasks.files import read_rows as read_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wif_store.tasks.base import Candidate, MultipleChoiceTask, Row
+    from wif_store.tasks.base import Candidate, Row, Task
 
     Named = Iterator[tuple[str, Row]]
     """Rows, each with what an error calls it."""
@@ -44,7 +44,7 @@ class Source:
     contradictory: tuple[str, ...]
 
 
-def load_source(task: MultipleChoiceTask, spec: str | None, *, keep_duplicates: bool = False) -> Source:
+def load_source(task: Task, spec: str | None, *, keep_duplicates: bool = False) -> Source:
     """Read, check and deduplicate a task's rows.
 
     Args:
@@ -57,7 +57,7 @@ def load_source(task: MultipleChoiceTask, spec: str | None, *, keep_duplicates: 
     Raises:
         SourceError: If the source cannot be had, is empty, or holds a bad row (the first is named).
     """
-    rows, record = _read(task, spec)
+    rows, record = task.rows() or read_source(task, spec)
     candidates = [task.candidate(row, index, name) for index, (name, row) in enumerate(rows)]
     if not candidates:
         msg = f"{record['id']} has no rows; expected examples of {task.name}"
@@ -81,7 +81,7 @@ def _deduplicate(candidates: list[Candidate], record: dict[str, Any]) -> Source:
     first: dict[str, Candidate] = {}
     contradictory: dict[str, None] = {}
     for candidate in candidates:
-        if first.setdefault(candidate.id, candidate).gold != candidate.gold:
+        if first.setdefault(candidate.id, candidate).key != candidate.key:
             contradictory[candidate.id] = None
     kept = tuple(c for c in first.values() if c.id not in contradictory)
     if not kept:
@@ -90,15 +90,17 @@ def _deduplicate(candidates: list[Candidate], record: dict[str, Any]) -> Source:
     return Source(kept, record, len(candidates) - len(first), tuple(contradictory))
 
 
-def _fingerprint(task: MultipleChoiceTask, candidates: list[Candidate]) -> str:
+def _fingerprint(task: Task, candidates: list[Candidate]) -> str:
     digest = hashlib.sha256()
     for candidate in candidates:
-        row = [candidate.row[name] for name in task.fields]
-        digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        row = [candidate.row.get(name) for name in task.fields]
+        digest.update(
+            json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n"
+        )
     return digest.hexdigest()
 
 
-def _read(task: MultipleChoiceTask, spec: str | None) -> tuple[Named, dict[str, Any]]:
+def read_source(task: Task, spec: str | None) -> tuple[Named, dict[str, Any]]:
     """The rows of a source, and the record of where they are from."""
     if spec == BUILTIN:
         return _read_builtin(task)
@@ -142,7 +144,7 @@ def _read_files(paths: list[Path], name: str) -> tuple[Named, dict[str, Any]]:
     return rows(), {"kind": "local", "id": name, "revision": None}
 
 
-def _read_builtin(task: MultipleChoiceTask) -> tuple[Named, dict[str, Any]]:
+def _read_builtin(task: Task) -> tuple[Named, dict[str, Any]]:
     if not task.builtin:
         msg = f"task {task.name} has no builtin source; expected a file, a folder or a dataset on the Hub"
         raise SourceError(msg)
@@ -165,7 +167,39 @@ def _read_builtin(task: MultipleChoiceTask) -> tuple[Named, dict[str, Any]]:
     return _rows_of(rows, name), {"kind": "builtin", "id": name, "revision": version}
 
 
+def local_splits(spec: str) -> tuple[dict[str, Any], str, str]:
+    """Local rows as datasets of the library ``datasets``, with the types that they have there.
+
+    Returns:
+        The dataset of each split, of the split ``""`` where there are none; the kind and the name of the
+        source.
+
+    Raises:
+        SourceError: If there are no such rows.
+    """
+    datasets = _datasets()
+    head, _, part = spec.partition(":")
+    for text, split in ((spec, ""), (head, part)):
+        path = Path(text).expanduser()
+        if path.is_dir():
+            loaded, _ = _loaded_folder(path, split, one=False)
+            return (loaded if isinstance(loaded, dict) else {"": loaded}), "local", path.name
+    path = Path(spec).expanduser()
+    if not path.is_file() or not kind_of(path):
+        msg = f"no file or folder of rows {spec}; expected what stands in for the dataset of the task"
+        raise SourceError(msg)
+    rows, record = _read_files([path], path.name)
+    return {"": datasets.Dataset.from_list([dict(row) for _, row in rows])}, "local", record["id"]
+
+
 def _read_folder(path: Path, part: str) -> tuple[Named, dict[str, Any]]:
+    loaded, split = _loaded_folder(path, part)
+    record = {"kind": "local", "id": path.name, "revision": None, "split": split or None}
+    return _rows_of(loaded, path.name), record
+
+
+def _loaded_folder(path: Path, part: str, *, one: bool = True) -> tuple[Any, str]:
+    """A folder as a dataset and the name of its split, or as all of its splits where not one is wanted."""
     datasets = _datasets()
     config, _, split = part.rpartition("/")
     saved = any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
@@ -177,7 +211,7 @@ def _read_folder(path: Path, part: str) -> tuple[Named, dict[str, Any]]:
         # The library's exceptions are many; each becomes one line.
         msg = f"{path} is not a source; expected a folder that datasets can load ({one_line(error)})"
         raise SourceError(msg) from None
-    if isinstance(loaded, datasets.DatasetDict):
+    if isinstance(loaded, datasets.DatasetDict) and (one or split):
         chosen = split or (next(iter(loaded)) if len(loaded) == 1 and not saved else "")
         if chosen not in loaded:
             msg = f"{path} holds the splits {', '.join(loaded)}; name one as {path}:SPLIT"
@@ -186,8 +220,7 @@ def _read_folder(path: Path, part: str) -> tuple[Named, dict[str, Any]]:
     elif split:
         msg = f"{path} has no splits; name it without :{part}"
         raise SourceError(msg)
-    record = {"kind": "local", "id": path.name, "revision": None, "split": split or None}
-    return _rows_of(loaded, path.name), record
+    return loaded, split
 
 
 def _datasets() -> Any:
@@ -220,18 +253,23 @@ def parse_hub_spec(spec: str) -> tuple[str, str | None, str | None, str | None]:
     return repo, revision or None, config or None, split or None
 
 
-def _read_hub(task: MultipleChoiceTask, spec: str | None) -> tuple[Named, dict[str, Any]]:
+def _read_hub(task: Task, spec: str | None) -> tuple[Named, dict[str, Any]]:
     from wif_store.storage.hub_client import explained
 
     default = task.source
-    repo, revision, config, split = parse_hub_spec(spec) if spec else (default.repo, None, None, None)
-    if repo == default.repo:
+    if not spec:
+        if default is None:
+            msg = f"task {task.name} has no dataset of its own; expected --source with its rows"
+            raise SourceError(msg)
+        spec = default.repo
+    repo, revision, config, split = parse_hub_spec(spec)
+    if default is not None and repo == default.repo:
         revision, config, split = (
             revision or default.revision,
             config or default.config,
             split or default.split,
         )
-    split = split or default.split
+    split = split or (default.split if default else "train")
     try:
         dataset, commit = _load_hub(repo, config, split, revision)
     except SourceError:

@@ -1,6 +1,7 @@
 """Social IQa: what follows, or went before, in a social situation."""
 
-from wif_store.tasks.base import HubSource, MultipleChoiceTask, Protocol, columns, mcq, position_in
+from wif_store.tasks.base import HubSource, Protocol
+from wif_store.tasks.multiple_choice import MultipleChoiceTask, columns, cot, mcq, position_in
 
 TASK = MultipleChoiceTask(
     name="social_i_qa",
@@ -19,6 +20,7 @@ TASK = MultipleChoiceTask(
     protocols=(
         Protocol("aligned", context="Q: {context} {question}\nA:", continuation=" {choice}"),
         mcq("{context} {question}"),
+        cot("{context} {question}"),
         # The probed prompt ends in the gold label; the audit counts it.
         Protocol(
             "paper",

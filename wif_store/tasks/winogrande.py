@@ -1,6 +1,7 @@
 """WinoGrande: which of two options fills the gap of a sentence."""
 
-from wif_store.tasks.base import HubSource, MultipleChoiceTask, Protocol, Row, columns, mcq, position_in
+from wif_store.tasks.base import HubSource, Protocol, Row
+from wif_store.tasks.multiple_choice import MultipleChoiceTask, columns, cot, mcq, position_in
 
 
 def around_the_gap(row: Row) -> dict[str, str]:
@@ -32,6 +33,7 @@ TASK = MultipleChoiceTask(
         # The context differs per choice, so what is read is the sequence the model chose.
         Protocol("aligned", context="{before}{choice}", continuation=" {ending}", site="preferred"),
         mcq("{sentence}"),
+        cot("{sentence}"),
         Protocol(
             "paper",
             context="{before}{choice}",
