@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib", "ray")
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib", "ray", "lm_eval")
 READERS = ("zarr", "pyarrow", "fsspec", "huggingface_hub", "pandas")
 """What opening a local store does not need."""
 HELP = """
@@ -46,7 +46,10 @@ ROOMS = {
         for name in ("schema", "layout", "metadata", "manifest", "chunks", "table", "layers")
     ),
     "storage": tuple(f"wif_store.storage.{name}" for name in ("base", "local", "remote", "hub_client")),
-    "tasks": ("wif_store.tasks", "wif_store.tasks.rows"),
+    "tasks": tuple(
+        f"wif_store.tasks{name}"
+        for name in ("", ".rows", ".own_rows", ".lookup", ".harness", ".harness_registry")
+    ),
     "store": tuple(f"wif_store.store.{name}" for name in ("reader", "residuals", "files", "verify", "audit")),
     "scorer": ("wif_store.scorer.probes", "wif_store.scorer.run", "wif_store.scorer.report"),
     "hub": ("wif_store.hub.push", "wif_store.hub.pull", "wif_store.hub.card", "wif_store.hub.parquet"),

@@ -20,6 +20,7 @@ from tests.support.builds import PROTOCOL, contents, objects, settings, source_o
 from tests.support.command import run
 from tests.support.fake_engine import fake_engine
 from tests.support.ray_engine import Odd, absent, unlike
+from tests.support.responses import questions, responding, settings_of
 from tests.support.s3 import s3_server, worker_processes
 from wif_store import open_store
 from wif_store.builder import workers_ray
@@ -83,6 +84,19 @@ def test_any_number_of_workers_ends_in_the_same_bytes(workers, cluster, source, 
     assert contents(tmp_path / "s.zarr") == contents(local)
     assert not (tmp_path / "s.zarr.partial").exists()
     assert engine.begun() == report.blocks > 10
+
+
+def writing(protocol):
+    return responding()
+
+
+def test_answers_that_are_written_on_ray_are_judged_there(cluster, tmp_path):
+    configured, source = settings_of(questions(tmp_path))
+    build_store(configured, source, responding(), tmp_path / "local.zarr")
+    with ray_workers(writing, workers=2) as actors:
+        ours = RayWorkers(actors, configured.protocol)
+        build_store(configured, source, ours.engine, tmp_path / "s.zarr", workers=ours)
+    assert contents(tmp_path / "s.zarr") == contents(tmp_path / "local.zarr")
 
 
 def test_what_is_begun_beyond_a_full_class_leaves_nothing(cluster, source, tmp_path):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.builder.test_responses import questions, responding, settings_of
 from tests.support import odd_probes
 from tests.support.command import run
 from tests.support.memory_store import memory_store
+from tests.support.responses import questions, responding, settings_of
 from wif_store.builder.pipeline import build_store
 from wif_store.errors import ScoreError
 from wif_store.format.schema import SPLITS

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import PublishError, one_line, printable
-from wif_store.format.schema import FINAL_TOKEN, SEQUENCE, SPLITS, columns
+from wif_store.format.schema import FINAL_TOKEN, PROMPT_END, SEQUENCE, SPLITS, columns
 from wif_store.hub.parquet import residual_names
 from wif_store.store.audit import FLAWS
 from wif_store.tasks import TASKS
@@ -298,6 +298,11 @@ def _notes(tasks: Sequence[Published]) -> Iterable[str]:
         share = max(selection.get("answer_shares") or [0.0])
         if share > 0.9:
             yield f"{task.task}: {share:.0%} of the answers are the same one, so success says little."
+        if PROMPT_END in task.manifest.sites:
+            yield (
+                f"{task.task}: the columns of residuals are those of the answer's last token; those of the "
+                f"prompt's end are in the Zarr store alone, as `{PROMPT_END}`."
+            )
         if counts.get("gold_in_prompt"):
             yield f"{task.task}: the probed prompt holds the right answer's label; a probe can read it off."
         if n := counts.get("groups_across_splits"):
