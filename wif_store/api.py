@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wif_store.builder.journal import Journal
@@ -41,8 +41,8 @@ DEFAULT_MODEL = "google/gemma-2-2b"
 
 
 @dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """The options of a build, as ``wif-store build`` takes them; see :func:`build`.
+class BuildOptions(TaskOptions):
+    """The options of a build, as ``wif-store build`` takes them; see :func:`build` and ``TaskOptions``.
 
     Attributes:
         task: A task, ``all``, a task of the harness as ``lm_eval/NAME``, or a source of your own rows.
@@ -52,17 +52,6 @@ class BuildOptions:
     task: str
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     source: str | None = None
-    protocol: str | None = None
-    cot: bool = False
-    grade: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    fewshot: int | None = None
-    metric: str | None = None
-    filter: str | None = None
-    stop: tuple[str, ...] | None = None
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    samples: int | None = None
     layers: str = "all"
     sequence_layers: str = "auto"
     per_class: int | str = 2000
@@ -90,12 +79,11 @@ class BuildOptions:
             WifError: Saying which option is wrong, and what is expected.
         """
         self._check_engine()
-        wanted = TaskOptions(**{f.name: getattr(self, f.name) for f in fields(TaskOptions)})
-        tasks = find_tasks(self.task, wanted, self.source)
+        tasks = find_tasks(self.task, self, self.source)
         settings = [
             Settings(
                 task=task,
-                protocol=wanted.protocol_of(task, self.seed),
+                protocol=self.protocol_of(task, self.seed),
                 per_class=parse_per_class(self.per_class),
                 seed=self.seed,
                 splits=parse_splits(self.splits),

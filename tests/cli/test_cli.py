@@ -158,7 +158,7 @@ BAD = {
         "dataset allenai/winogrande cannot be fetched",
     ),
     "chat template": (["--chat-template"], "--chat-template"),
-    "template without a name": (["--template", "x"], "--template is 'x'; expected name=value"),
+    "template without a name": (["--template", "x"], "--template is 'x'; expected NAME=VALUE"),
 }
 
 

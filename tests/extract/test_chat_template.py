@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support import tiny
+from wif_store.cli.build import parse_template
 from wif_store.errors import ModelError, TaskError
-from wif_store.extract.chat_template import ChatTemplate, parse_arguments
+from wif_store.extract.chat_template import ChatTemplate
 from wif_store.extract.checkpoint import load_tokenizer, locate
 from wif_store.extract.engine import Opener, open_engine
 from wif_store.tasks import get_task
@@ -112,7 +113,7 @@ def test_what_a_template_raises_is_one_line(template):
 
 def test_arguments_are_read_as_json_or_text():
     given = ["enable_thinking=false", "date_string=26 Jul 2024", "n=3", "empty=", "x=a=b", "y=NaN", "z=[1]"]
-    assert parse_arguments(given) == {
+    assert parse_template(given) == {
         "enable_thinking": False,
         "date_string": "26 Jul 2024",
         "n": 3,
@@ -123,7 +124,7 @@ def test_arguments_are_read_as_json_or_text():
     }
     for wrong in ("enable_thinking", "=x", "a b=1"):
         with pytest.raises(ModelError, match="expected NAME=VALUE"):
-            parse_arguments([wrong])
+            parse_template([wrong])
 
 
 def test_an_engine_scores_after_the_template_and_records_it(tmp_path):

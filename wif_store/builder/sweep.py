@@ -141,7 +141,11 @@ def estimate(
     # The largest k is known only when every candidate has been visited.
     least = len(candidates) if settings.per_class is None else kept
     width = preview.d_model * (4 if dtype == "float32" else 2)
-    raw = kept * width * (len(preview.layers) + read * len(preview.sequence_layers))
+    raw = (
+        kept
+        * width
+        * (len(settings.protocol.sites) * len(preview.layers) + read * len(preview.sequence_layers))
+    )
     return Estimate(job, len(candidates), kept, run, run * least, run * len(candidates), raw)
 
 

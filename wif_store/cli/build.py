@@ -125,14 +125,20 @@ def parse_template(arguments: Sequence[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for text in arguments:
         name, equals, value = text.partition("=")
-        if not name or not equals:
-            msg = f"--template is {text!r}; expected name=value, as in enable_thinking=false"
+        if not equals or not name.strip().isidentifier():
+            msg = f"--template is {text!r}; expected NAME=VALUE, as in enable_thinking=false"
             raise ModelError(msg)
         try:
-            parsed[name] = json.loads(value)
+            found = json.loads(value, parse_constant=_refused)
         except ValueError:
-            parsed[name] = value
+            found = value
+        # A list or an object is a text: templates take plain values.
+        parsed[name.strip()] = value if isinstance(found, list | dict) else found
     return parsed
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(constant)  # NaN and infinity are no JSON
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -128,34 +127,6 @@ class ChatTemplate:
             msg = f"the chat template cannot be rendered: {first_line(error)}"
             raise ModelError(msg) from error
         return str(text)
-
-
-def parse_arguments(texts: Sequence[str]) -> dict[str, Scalar]:
-    """``enable_thinking=false`` -> ``{"enable_thinking": False}``: values are JSON, else texts.
-
-    Raises:
-        ModelError: If a text has no name before ``=``.
-
-    Example:
-        >>> parse_arguments(["enable_thinking=false", "date_string=26 Jul 2024"])
-        {'enable_thinking': False, 'date_string': '26 Jul 2024'}
-    """
-    arguments: dict[str, Scalar] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            msg = f"--template is {text!r}; expected NAME=VALUE, as in enable_thinking=false"
-            raise ModelError(msg)
-        try:
-            parsed = json.loads(value, parse_constant=_refused)
-        except ValueError:
-            parsed = value
-        arguments[name.strip()] = parsed if isinstance(parsed, Scalar) else value
-    return arguments
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(constant)  # NaN and infinity are no JSON
 
 
 def _check_arguments(arguments: Mapping[str, Any], template: str) -> None:

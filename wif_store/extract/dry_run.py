@@ -51,8 +51,9 @@ class Preview:
     ) -> list[tuple[int, float]]:
         """Of each request the tokens that are run, and those that are read.
 
-        It is assumed that sequences share what they begin with, and that each of them is read as often as the
-        others where the model's answer says which is read. Texts beyond the model's context are counted too.
+        It is assumed that sequences share what they begin with, that each of them is read as often as the
+        others where the model's answer says which is read, and that an answer that is written has as many
+        tokens as it may have. Texts beyond the model's context are counted too.
 
         Raises:
             SourceError: If a request cannot be encoded.
@@ -68,7 +69,9 @@ class Preview:
         )
         decoder = Decoder(None, {}, mapping=False, trees=True)
         works = [plan_work(encoded, protocol, decoder) for encoded in encoder.encode(requests)]
-        return [(len(work), fmean(map(len, work.readings))) for work in works]
+        # What is written is run once when it is written, and once with its prompt when it is read.
+        more, times = encoder.writes, 2 if encoder.writes else 1
+        return [(times * (len(work) + more), fmean(map(len, work.readings)) + more) for work in works]
 
 
 def preview(

@@ -15,7 +15,6 @@ from wif_store.extract.checkpoint import locate
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, use_threads
 from wif_store.format.layers import parse_layers
-from wif_store.format.schema import FINAL_TOKEN, PROMPT_END
 from wif_store.records import Engine
 
 if TYPE_CHECKING:
@@ -104,13 +103,8 @@ def open_engine(
         layers=final,
         sequence_layers=sequence,
         d_model=loaded.d_model,
-        sites=sites_of(protocol),
+        sites=protocol.sites,
     )
-
-
-def sites_of(protocol: Protocol) -> tuple[str, ...]:
-    """The sites that every layer is read at."""
-    return (FINAL_TOKEN, PROMPT_END) if protocol.outcome == "response" else (FINAL_TOKEN,)
 
 
 class Opener:
@@ -137,6 +131,6 @@ class Opener:
         extractor = cast("Extractor", self._engine.extract)
         if extractor.protocol != protocol:
             extractor = replace(extractor, protocol=protocol)
-            self._engine = replace(self._engine, extract=extractor, sites=sites_of(protocol))
+            self._engine = replace(self._engine, extract=extractor, sites=protocol.sites)
         extractor.check()
         return self._engine

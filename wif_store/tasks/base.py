@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wif_store.errors import TaskError
+from wif_store.format.schema import FINAL_TOKEN, PROMPT_END, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Site = Literal["context", "preferred", "prompt", "response"]
-Outcome = Literal["choice", "response"]
 
 # Optional columns of a source that has been published with a split and a model's outcomes.
 PUBLISHED_SPLIT = "paper_split"
@@ -98,6 +98,11 @@ class Protocol:
     def outcome(self) -> Outcome:
         """Whether the model prefers a choice or writes a response."""
         return "response" if self.site == "response" else "choice"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites at which every layer is read."""
+        return (FINAL_TOKEN, PROMPT_END) if self.outcome == "response" else (FINAL_TOKEN,)
 
     def record(self) -> dict[str, Any]:
         """The protocol as it stands in a manifest."""

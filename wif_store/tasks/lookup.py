@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HARNESS = "lm_eval/"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
     """What a caller decides about a task, beside its rows; None leaves it to the task.
 
