@@ -10,7 +10,7 @@ import torch
 
 from tests.support import tiny
 from tests.support.command import run
-from wif_store.errors import SourceError
+from wif_store.errors import ModelError, SourceError
 from wif_store.extract import writing
 from wif_store.extract.engine import open_engine
 from wif_store.tasks.base import Generation, Protocol, Request
@@ -322,3 +322,13 @@ def test_a_prompt_whose_answer_would_pass_the_context_is_too_long(tiny_models):
     message = rf"example 101 has \d+ tokens and 20 are to be written; the model reads at most {tokens + 20}"
     with pytest.raises(SourceError, match=message):
         engine.extract(requests)
+
+
+def test_a_template_without_a_generation_prompt_is_refused_where_the_model_writes(tmp_path):
+    turns = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    prompted = turns + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    for name, template in (("without", turns), ("with", prompted)):
+        tiny.save_model("llama", tmp_path / name, chat_template=template)
+    opened(tmp_path / "with", batch={"chat": True}).extract.check()
+    with pytest.raises(ModelError, match="no generation prompt: it puts '<assistant>' before an answer"):
+        opened(tmp_path / "without", batch={"chat": True}).extract.check()

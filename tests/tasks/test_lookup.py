@@ -12,7 +12,7 @@ import wif_store.tasks.lookup
 from tests.support import tiny
 from tests.support.manifests import manifest_of
 from wif_store.errors import SourceError, StoreError, TaskError
-from wif_store.tasks import TASKS, get_task
+from wif_store.tasks import TASKS, get_task, names
 from wif_store.tasks.lookup import TaskOptions, find_tasks, parse_columns, task_of
 from wif_store.tasks.own_rows import OwnRows, own_rows
 
@@ -177,3 +177,25 @@ def test_a_record_that_cannot_be_used_is_said(protocol):
     with pytest.raises(StoreError, match="what the store says of its task cannot be used") as error:
         task_of(recorded("mine", protocol), None)
     assert str(error.value).isprintable()
+
+
+def test_a_task_of_another_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
+    """As an installed package has it: a module, and the metadata that name it."""
+    names_of = {"harbour": "harbour", "wrong_name": "harbour", "broken": "absent"}
+    (tmp_path / "port.py").write_text(
+        "from dataclasses import replace\nfrom wif_store.tasks.piqa import TASK\n"
+        "harbour = replace(TASK, name='harbour')\n"
+    )
+    info = tmp_path / "port-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: port\nVersion: 1.0\n")
+    lines = "".join(f"{name} = port:{attribute}\n" for name, attribute in names_of.items())
+    (info / "entry_points.txt").write_text(f"[wif_store.tasks]\n{lines}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert names()[-3:] == ["broken", "harbour", "wrong_name"]
+    [task] = find_tasks("harbour", TaskOptions(), None)
+    assert task.name == "harbour"
+    with pytest.raises(TaskError, match="task broken of port:absent cannot be loaded"):
+        find_tasks("broken", TaskOptions(), None)
+    with pytest.raises(TaskError, match="is registered as task wrong_name, and its name is 'harbour'"):
+        find_tasks("wrong_name", TaskOptions(), None)

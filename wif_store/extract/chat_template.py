@@ -36,6 +36,8 @@ class ChatTemplate:
     Attributes:
         arguments: What the template is given besides the messages.
         gap: White space that the template puts between its generation prompt and an answer.
+        header: What the template puts before an answer that its generation prompt does not have, such as the
+            name of the role; else nothing.
         reasoning: ``open`` where the generation prompt ends inside a block of reasoning, so that an answer
             that is scored there stands inside of it; ``skipped`` where the template would put a block of
             reasoning before the answer; else ``none``.
@@ -73,7 +75,7 @@ class ChatTemplate:
                 f"--template {CLOCK}='26 Jul 2024'"
             )
             raise ModelError(msg)
-        self.gap, self.reasoning = self._around(prompt)
+        self.gap, self.reasoning, self.header = self._around(prompt)
 
     def __call__(self, context: str, before: Sequence[tuple[str, str]] = ()) -> str:
         """The prompt that asks for an answer to a context, which may be the last of several turns.
@@ -94,23 +96,23 @@ class ChatTemplate:
             "reasoning": self.reasoning,
         }
 
-    def _around(self, prompt: str) -> tuple[str, Reasoning]:
-        """The gap before an answer, and whether there is reasoning before it."""
+    def _around(self, prompt: str) -> tuple[str, Reasoning, str]:
+        """The gap before an answer, whether there is reasoning before it, and what header is missing."""
         after = prompt.rpartition(PROBE)[2]
         opened = [found.end() for found in REASONING.finditer(after)]
         closed = [found.start() for found in CLOSED.finditer(after)]
         if opened and (not closed or closed[-1] < opened[-1]):
-            return "", "open"
+            return "", "open", ""
         messages = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE * 2}]
         try:
             answered = self._render(messages, answer_follows=False)
         except ModelError:
-            return "", "none"
+            return "", "none", ""
         before, found, _ = answered.rpartition(PROBE * 2)
         gap = before.removeprefix(prompt) if found and before.startswith(prompt) else ""
-        if gap.strip():
-            return "", "skipped" if REASONING.search(gap) else "none"
-        return gap, "none"
+        if not gap.strip():
+            return gap, "none", ""
+        return ("", "skipped", "") if REASONING.search(gap) else ("", "none", gap.strip())
 
     def _render(self, messages: list[dict[str, str]], *, answer_follows: bool) -> str:
         arguments: dict[str, Any] = self.arguments

@@ -69,7 +69,8 @@ class Encoder:
             template: Wraps the contexts, if it is given.
 
         Raises:
-            ModelError: If the tokenizer ends texts with a special token.
+            ModelError: If the tokenizer ends texts with a special token, or the template has no generation
+                prompt and the model is to write.
             TaskError: If the protocol needs a token to start with and the tokenizer has none, or if it has no
                 shared context for a template to wrap.
         """
@@ -85,6 +86,13 @@ class Encoder:
                 "context that all choices share; use --protocol mcq, or leave it out"
             )
             raise TaskError(msg)
+        if template is not None and protocol.outcome == "response" and template.header:
+            msg = (
+                f"the chat template has no generation prompt: it puts {template.header!r:.60} before an "
+                "answer, which the model would have to write first; use another template, or leave "
+                "--chat-template out"
+            )
+            raise ModelError(msg)
         plain: list[int] = tokenizer("a", add_special_tokens=False).input_ids
         default: list[int] = tokenizer("a").input_ids
         self.start = default[: len(default) - len(plain)]
