@@ -13,7 +13,7 @@ from wif_store.errors import TaskError
 from wif_store.format.schema import FINAL_TOKEN, PROMPT_END, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from wif_store.tasks.judges import Judge
 
@@ -175,7 +175,7 @@ class Task(ABC):
         msg = f"task {self.name} has no protocol {name!r}; expected one of: {known}"
         raise TaskError(msg)
 
-    def rows(self) -> tuple[Iterator[tuple[str, Row]], dict[str, Any]] | None:
+    def rows(self) -> tuple[Generator[tuple[str, Row], None, None], dict[str, Any]] | None:
         """Rows, each with what an error calls it, and the record of where they are from.
 
         None where they come from a source that the caller names.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -92,38 +92,43 @@ class OwnRows(Task):
             msg = f"{where}: a row with {form} among rows with {self.form}; expected one kind in a source"
             raise SourceError(msg)
         try:
-            *before, prompt = _turns(row)
-            group = row.get("group")
-            siblings = group_digest([prompt[1] if group is None else group])
+            *before, (_, prompt) = _turns(row)
+            right = self._right(row)
+            key = [before, prompt, *(list(right[n]) for n in ("choices",) if n in right)]
+            key += [row["response"]] if self.form == "response" else []
             own, split = row.get("id"), row.get("split")
-            chosen = [list(_texts("choices", row["choices"]))] if "choices" in row else []
-            key = [before, prompt[1], *chosen, *(row[n] for n in ("response",) if n in row)]
-            name = f"{self.name}-{digest(key)}" if own is None else _printable("id", own)
-            content = "" if own is None else digest(key)
-            split = None if split is None else _text("split", split)
-            made = {**row, "prompt": prompt[1], "before": tuple(before)}
-            if self.form == "choices":
-                choices = tuple(_texts("choices", row["choices"]))
-                if not 2 <= len(choices) <= MOST_CHOICES:
-                    found = f"the choices are {list(choices)!r:.80}"
-                    msg = f"{found}; expected two texts or more, up to {MOST_CHOICES}"
-                    raise ValueError(msg)
-                gold = _gold(row["gold"], choices)
-                return Candidate(name, index, siblings, made, choices, gold, split, None, (), content)
-            if self.form == "targets":
-                targets = tuple(_texts("targets", row["targets"]))
-                check_targets(targets, self.grade)
-                return Candidate(name, index, siblings, made, (), -1, split, None, targets, content)
-            _text("response", row["response"])
-            success = TRUTH.meant(row["success"])
-            if not isinstance(success, bool):
-                msg = f"success is {row['success']!r:.40}; expected true or false"
-                raise ValueError(msg)
-            made["success"] = success
-            return Candidate(name, index, siblings, made, (), int(success), split, None, (), content)
+            return Candidate(
+                id=f"{self.name}-{digest(key)}" if own is None else _printable("id", own),
+                source_row=index,
+                group=group_digest([row.get("group", prompt)]),
+                row={**row, "prompt": prompt, "before": tuple(before)},
+                published_split=None if split is None else _text("split", split),
+                content="" if own is None else digest(key),
+                **right,
+            )
         except ValueError as error:
             msg = f"{where}: {error}"
             raise SourceError(msg) from None
+
+    def _right(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What is right, as the fields of a candidate: of a response, whether it was, as ``gold`` 1 or 0."""
+        if self.form == "choices":
+            choices = tuple(_texts("choices", row["choices"]))
+            if not 2 <= len(choices) <= MOST_CHOICES:
+                found = f"the choices are {list(choices)!r:.80}"
+                msg = f"{found}; expected two texts or more, up to {MOST_CHOICES}"
+                raise ValueError(msg)
+            return {"choices": choices, "gold": _gold(row["gold"], choices)}
+        if self.form == "targets":
+            targets = tuple(_texts("targets", row["targets"]))
+            check_targets(targets, self.grade)
+            return {"targets": targets}
+        _text("response", row["response"])
+        success = TRUTH.meant(row["success"])
+        if not isinstance(success, bool):
+            msg = f"success is {row['success']!r:.40}; expected true or false"
+            raise ValueError(msg)
+        return {"gold": int(success)}
 
     def request(self, candidate: Candidate, protocol: Protocol) -> Request:
         """What the model is asked: the prompt, and what is scored or was written after it."""
@@ -144,7 +149,7 @@ class OwnRows(Task):
     def judge(self, candidate: Candidate, protocol: Protocol) -> Judge:
         """By the gold choice, its letter, the targets, or the verdict that the row carries."""
         if self.form == "response":
-            return Was(bool(candidate.row["success"]), candidate.row["response"])
+            return Was(candidate.gold == 1, candidate.row["response"])
         if self.form == "targets":
             return Matches(candidate.targets, self.grade, reasoned=protocol.name == "cot")
         if protocol.site == "response":
@@ -174,8 +179,9 @@ class OwnRows(Task):
                 msg = f"{where}: column {given!r} is missing; found {found}: see --columns"
                 raise SourceError(msg)
             renamed[name] = row[given]
-        absent = {name: (None, "") if name in OPTIONAL else (None,) for name in COLUMNS}
-        return {n: renamed[n] for n in COLUMNS if not any(renamed.get(n) is v for v in absent[n])}
+        there = {name: renamed[name] for name in COLUMNS if renamed.get(name) is not None}
+        # An empty field of a table is no value.
+        return {name: value for name, value in there.items() if name not in OPTIONAL or value != ""}
 
 
 def own_rows(spec: str, *, grade: str | None = None, columns: Mapping[str, str] | None = None) -> OwnRows:
@@ -198,7 +204,8 @@ def own_rows(spec: str, *, grade: str | None = None, columns: Mapping[str, str] 
     named = tuple(sorted((columns or {}).items()))
     task = OwnRows(name_of(spec), "choices", columns=named)
     rows, _ = read_source(task, spec)
-    where, first = next(rows, ("", None))
+    with closing(rows):
+        where, first = next(rows, ("", None))
     if first is None:
         msg = f"{spec} has no rows; expected rows with a prompt and a verdict"
         raise SourceError(msg)

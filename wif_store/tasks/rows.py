@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import json
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +18,11 @@ from wif_store.tasks.files import kind_of, named_classes, readable, where
 from wif_store.tasks.files import read_rows as read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from wif_store.tasks.base import Candidate, Row, Task
 
-    Named = Iterator[tuple[str, Row]]
+    Named = Generator[tuple[str, Row], None, None]
     """Rows, each with what an error calls it."""
 
 BUILTIN: Final = "builtin"
@@ -58,7 +59,8 @@ def load_source(task: Task, spec: str | None, *, keep_duplicates: bool = False) 
         SourceError: If the source cannot be had, is empty, or holds a bad row (the first is named).
     """
     rows, record = task.rows() or read_source(task, spec)
-    candidates = [task.candidate(row, index, name) for index, (name, row) in enumerate(rows)]
+    with closing(rows):
+        candidates = [task.candidate(row, index, name) for index, (name, row) in enumerate(rows)]
     if not candidates:
         msg = f"{record['id']} has no rows; expected examples of {task.name}"
         raise SourceError(msg)
