@@ -74,7 +74,8 @@ class Writer:
             for number, one in enumerate(encoded)
             for sample in range(self.generation.samples)
         ]
-        waiting, size = rows, FIRST_ROUND
+        # Each round reads its prompts again, which has to be worth it.
+        waiting, size = rows, max(FIRST_ROUND, max(len(row.tokens) for row in rows) // 4)
         while waiting:
             for batch in self._batches(waiting, size):
                 names = [f"{encoded[row.prompt].request.id}\0{row.sample}" for row in batch]
