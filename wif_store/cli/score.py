@@ -20,7 +20,6 @@ FILES: Final = ("results.json", "results.md", "figure.png")
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wif_store.scorer.results import Results
     from wif_store.store.reader import ActivationStore
 
 
@@ -83,9 +82,9 @@ def score_command(
     sites = list(dict.fromkeys(site or ["final_token"]))
     for one, store in product(sites, opened):
         at_site(store, one)  # refuses a wrong one before anything is scored
-    every: dict[str, Results] = {}
-    for one in sites:
-        results = every[one] = score(
+    # All of them before anything is printed: the layers that are asked for may not be there at one of them.
+    every = {
+        one: score(
             opened,
             probe or (None if predictions else "logistic"),
             layers,
@@ -96,6 +95,9 @@ def score_command(
             bootstrap_draws=bootstrap,
             cross_task=cross_task,
         )
+        for one in sites
+    }
+    for one, results in every.items():
         if len(sites) > 1:
             typer.echo(f"\nread at {printable(one)}\n")
         typer.echo(printable(to_text(sections(results, paper=compare is not None))))

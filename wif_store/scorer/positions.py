@@ -61,7 +61,9 @@ def _draw(every: Mapping[str, Results], path: Path) -> None:
             panel.axhline(baseline.test.value, color="#666666", linestyle=dashes, label=baseline.name)
         for index, curve in enumerate(task.curves):
             points = [every[site].tasks[number].curves[index].best.test for site in sites]
-            at = [share_of(site) for site in sites]
+            # A little apart, so that no bar hides another.
+            shift = 0.012 * (index - (len(task.curves) - 1) / 2)
+            at = [share_of(site) + shift for site in sites]
             low = [point.value - point.low for point in points]
             high = [point.high - point.value for point in points]
             style: dict[str, Any] = {"marker": "osD^vP"[index % 6], "capsize": 3, "linewidth": 1.4}
