@@ -157,11 +157,25 @@ def test_the_layers_of_a_share_are_those_with_sequences(store):
 def test_baselines_of_responses_are_of_the_answer_and_of_the_prompt(store):
     baselines = {b.name: b for b in score(store, "mean-difference", layers=[0]).tasks[0].baselines}
     examples, success = store.examples("test"), store.success("test")
-    mean = [e.response.response_logprob / max(1, e.tokens - e.response.prompt_tokens) for e in examples]
-    assert baselines["confidence"].test.value == pytest.approx(roc_auc_score(success, mean))
-    # A summed log-likelihood, or the number of all tokens, would rank otherwise.
-    for wrong in ([e.response.response_logprob for e in examples], [e.tokens for e in examples]):
-        assert roc_auc_score(success, wrong) != pytest.approx(baselines["confidence"].test.value)
+
+    def likelihoods(split, mean):
+        """Of each answer, by brute force; an empty one is below all others."""
+        every = [
+            (e.response.response_logprob, e.tokens - e.response.prompt_tokens) for e in store.examples(split)
+        ]
+        return [-1e9 if not n else logprob / n if mean else logprob for logprob, n in every]
+
+    held = {
+        name: roc_auc_score(store.success("validation"), likelihoods("validation", name == "mean"))
+        for name in ("sum", "mean")
+    }
+    better = max(held, key=held.get)
+    assert held["sum"] != held["mean"]
+    assert baselines["confidence"].settings == {"of": better, "validation_auroc": pytest.approx(held[better])}
+    expected = roc_auc_score(success, likelihoods("test", better == "mean"))
+    assert baselines["confidence"].test.value == pytest.approx(expected)
+    kept = [e for split in ("validation", "test") for e in store.examples(split)]
+    assert any(e.response.prompt_tokens == e.tokens for e in kept)
     length = [e.response.prompt_tokens for e in examples]
     sign = 1 if roc_auc_score(store.success("train"), store.column("prompt_tokens", "train")) >= 0.5 else -1
     assert baselines["prompt-length"].settings == {"sign": sign}

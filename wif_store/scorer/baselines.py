@@ -26,12 +26,14 @@ Scored = tuple[Floats, Mapping[str, Any]]
 def confidence(store: Store) -> Scored:
     """Score by the model's own likelihood, as it is.
 
-    Of choices that is the margin between the log-likelihoods of the best two; of a response the mean
-    log-likelihood of its tokens.
+    Of choices that is the margin between the log-likelihoods of the best two; of a response its summed
+    log-likelihood or the mean over its tokens, whichever is better on validation.
     """
     if store.manifest.outcome == "response":
-        written = store.column("tokens", "test") - store.column("prompt_tokens", "test")
-        return store.column("response_logprob", "test").astype(np.float64) / np.maximum(written, 1), {}
+        target = labels(store, "validation")
+        found = {how: auroc(target, _likelihood(store, "validation", how)) for how in ("sum", "mean")}
+        how = max(found, key=lambda name: found[name])
+        return _likelihood(store, "test", how), {"of": how, "validation_auroc": found[how]}
     return np.array([_margin(example) for example in store.examples("test")], dtype=np.float64), {}
 
 
@@ -73,3 +75,11 @@ def _margin(example: Example) -> float:
         msg = f"example {example.id} has no choices; its confidence is not a margin between choices"
         raise ScoreError(msg)
     return example.choice.margin
+
+
+def _likelihood(store: Store, split: str, how: str) -> Floats:
+    """The log-likelihood of each response, in nats; an empty one is the least of all, for it says nothing."""
+    written = store.column("tokens", split) - store.column("prompt_tokens", split)
+    logprob = store.column("response_logprob", split).astype(np.float64)
+    values = logprob / np.maximum(written, 1) if how == "mean" else logprob
+    return np.where(written == 0, values.min() - 1, values)
