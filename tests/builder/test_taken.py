@@ -28,6 +28,13 @@ def test_the_same_build_again_does_nothing(source, tmp_path):
     assert nothing_partial(tmp_path) == []
 
 
+def test_a_lock_that_a_kill_left_beside_a_finished_store_is_removed(source, tmp_path):
+    build_store(settings(), source, fake_engine(), tmp_path / "s.zarr")
+    (tmp_path / "s.zarr.partial.lock").touch()
+    assert build_store(settings(), source, fake_engine(), tmp_path / "s.zarr").already_built
+    assert nothing_partial(tmp_path) == []
+
+
 def test_two_builds_have_the_same_bytes(source, tmp_path):
     for name in ("s.zarr", "t.zarr"):
         build_store(settings(), source, fake_engine(), tmp_path / name)

@@ -10,7 +10,7 @@ from wif_store.builder.blocks import Blocks
 from wif_store.builder.differences import differences, listed
 from wif_store.errors import BuildError
 from wif_store.format.schema import MANIFEST
-from wif_store.storage import PARTIAL, storage_of
+from wif_store.storage import LOCK, PARTIAL, storage_of
 
 if TYPE_CHECKING:
     import os
@@ -128,11 +128,13 @@ class Journal:
 
     def discard_left(self, plan: Mapping[str, Any]) -> None:
         """Remove what is left of the journal of a build that was killed when its store was finished."""
-        if not self.folder.exists():
+        # The lock goes last: a kill may leave it alone, and whoever holds it next removes it.
+        if not self.folder.exists() and not self.folder.parent.exists(f"{self.folder.name}{LOCK}"):
             return
         with suppress(BlockingIOError), self.folder.hold():
             # The plan may be gone already; another plan is the journal of another build.
-            if not self.folder.exists(PLAN) or self._found_plan() == json.loads(json.dumps(plan)):
+            same = not self.folder.exists(PLAN) or self._found_plan() == json.loads(json.dumps(plan))
+            if same and self.folder.exists():
                 self.folder.remove()
 
     def shards(self) -> dict[str, Entry]:

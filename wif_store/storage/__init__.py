@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from wif_store.storage.base import PARTIAL as PARTIAL
 from wif_store.storage.base import write_described as write_described
+from wif_store.storage.local import LOCK as LOCK
 from wif_store.storage.local import LocalStorage as LocalStorage
 from wif_store.storage.local import describe as describe
 from wif_store.storage.local import write_file as write_file
