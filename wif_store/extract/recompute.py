@@ -118,9 +118,9 @@ def recompute(
         in_split = store.examples(split)
         for row in rows:
             examples.append(in_split[row])
+            vectors, sequence = _compute(store, loaded, in_split[row])
             for number, site in enumerate(store.manifest.sites):
-                stored = store.read_example(split, row, site)
-                computed = _compute(store, loaded, in_split[row], site)
+                stored, computed = store.read_example(split, row, site), (vectors[:, number], sequence)
                 found = _distances(store, in_split[row], stored, computed, tolerance)
                 # The sequence is the same whatever the site.
                 distances += found[: len(store.layers)] if number else found
@@ -196,20 +196,21 @@ def _load_recorded(record: Mapping[str, Any], given: str | None) -> Model:
 
 
 @torch.inference_mode()
-def _compute(store: ActivationStore, model: Model, example: Example, site: str) -> tuple[Float32, Float32]:
-    """One example: at a site ``[layers, d_model]``, at all tokens ``[sequence_layers, length, d_model]``."""
+def _compute(store: ActivationStore, model: Model, example: Example) -> tuple[Float32, Float32]:
+    """One example: ``[layers, sites, d_model]``, and all tokens as ``[sequence_layers, length, d_model]``."""
     ids = example.token_ids.tolist()
     if not all(0 <= token < model.vocabulary for token in ids):
         msg = f"{store.name}: example {example.id} holds tokens that the model does not have"
         raise DamageError(msg)
     rows = pad([grow([ids])], model.device)
     capture = Capture(store.layers, store.sequence_layers)
-    at = example.response.prompt_tokens - 1 if site == PROMPT_END and example.response else len(ids) - 1
-    with capture.reading(model.layers, rows.nodes[at : at + 1], rows.nodes):
+    prompt = example.response.prompt_tokens if example.response else len(ids)
+    at = [(prompt if site == PROMPT_END else len(ids)) - 1 for site in store.manifest.sites]
+    with capture.reading(model.layers, rows.nodes[at], rows.nodes):
         model.decoder.states(rows)
-    final = capture.final_tokens(torch.zeros(1, dtype=torch.int64, device=model.device))
+    vectors = capture.final_tokens(torch.arange(len(at), device=model.device))
     sequences = capture.sequences(torch.arange(len(ids), device=model.device))
-    return widen(to_numpy(final[:, 0].cpu())), widen(to_numpy(sequences.cpu()))
+    return widen(to_numpy(vectors.cpu())), widen(to_numpy(sequences.cpu()))
 
 
 def _relative(stored: Float32, computed: Float32) -> np.ndarray:

@@ -86,10 +86,13 @@ def _invariants(store: ActivationStore) -> Iterator[tuple[str, bool]]:
     yield from _choices(every)
     yield from _responses(every)
     for layer in store.layers:
-        for site in store.manifest.sites:
-            read = (store.read_site(site, layer, split)[0] for split in SPLITS)
-            yield f"{site} of layer {layer} is finite", all(map(_finite, read))
-        final = {split: store.read_final_token(layer, split)[0] for split in SPLITS}
+        read = {
+            site: {split: store.read_site(site, layer, split)[0] for split in SPLITS}
+            for site in store.manifest.sites
+        }
+        for site, values in read.items():
+            yield f"{site} of layer {layer} is finite", all(map(_finite, values.values()))
+        final = read[FINAL_TOKEN]
         if layer in store.sequence_layers:
             last = (
                 np.stack([tokens[-1] for tokens in store.iter_sequences(layer, split)]) for split in SPLITS

@@ -1,7 +1,7 @@
 """The tasks of the evaluation harness (lm-eval) by their names: its prompts, its verdicts, our residuals.
 
-Prompts come of a task's own ``build_all_requests`` and the
-verdict of its own ``process_results``: nothing of either is written again here.
+Prompts come of a task's own ``build_all_requests`` and the verdict of its own ``process_results``: nothing of
+either is written again here.
 """
 
 from __future__ import annotations

@@ -100,7 +100,6 @@ def built(name: str, overrides: Mapping[str, Any]) -> Any:
     """The harness's own object of a task, some of its configuration replaced."""
     # A group written in place is how the harness takes a registered task with changes.
     changed = {"group": "wif-store", "task": [{"task": name, **overrides}]}
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     [task] = _manager().load([changed])["tasks"].values()
     return task
 

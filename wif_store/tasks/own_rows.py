@@ -23,7 +23,7 @@ from wif_store.tasks.base import (
     is_unicode,
 )
 from wif_store.tasks.judges import GoldIs, Judge, LetterIs, Matches, Was, check_grade, check_targets
-from wif_store.tasks.multiple_choice import MOST_CHOICES, STEPS, TRUTH, letters
+from wif_store.tasks.multiple_choice import MOST_CHOICES, TRUTH, cot, letters, mcq
 from wif_store.tasks.rows import read_source
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ STEPS_TO_ANSWER: Final = "Think step by step. End with a line 'Answer:' and the 
 PROTOCOLS: Final[Mapping[Form, tuple[Protocol, ...]]] = {
     "choices": (
         Protocol("aligned", context="{prompt}", continuation=" {choice}"),
-        Protocol("mcq", context="{prompt}\n{options}\nAnswer:", continuation=" {letter}"),
-        Protocol("cot", "{prompt}\n{options}\n" + STEPS + "\n", "", site="response", generation=Generation()),
+        mcq("{prompt}"),
+        cot("{prompt}"),
     ),
     "targets": (
         Protocol("response", "{prompt}", "", site="response", generation=LINE),
