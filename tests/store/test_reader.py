@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -250,6 +253,30 @@ def test_what_is_small_is_read_once(store, reads):
         store.offsets("test")
     files = [file for file, _ in reads]
     assert len(files) == len(set(files)) == 3 * 4  # success, offsets, token ids, table
+
+
+def test_threads_that_ask_at_once_read_what_is_small_once(store, reads, monkeypatch):
+    read = LocalStorage.read
+
+    def slow(self, *part):
+        time.sleep(0.01)
+        return read(self, *part)
+
+    monkeypatch.setattr(LocalStorage, "read", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: (store.read_final_token(5, "train"), store.examples("train")), range(4)))
+    small = [file for file, _ in reads if "/final_token/" not in file]
+    assert len(small) == len(set(small)) == 4
+    chunks, indices = bytes_of_layer(store, "train", "final_token", 5)
+    assert sum(len(content) for file, content in reads if "/final_token/" in file) == 4 * chunks + indices
+
+
+def test_another_process_reads_the_store_it_is_given(store):
+    store.read_final_token(5, "train")
+    again = pickle.loads(pickle.dumps(store))
+    assert repr(again) == repr(store)
+    for found, before in zip(again.read_sequences(5), store.read_sequences(5), strict=True):
+        np.testing.assert_array_equal(found, before)
 
 
 def test_what_is_kept_cannot_be_changed_by_whoever_got_it(store):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,12 @@ class ActivationStore:
         self.d_model = int(manifest.model["d_model"])
         self._storage = storage
         self._layouts = layouts_of(manifest)
-        self._residual_arrays: dict[str, ResidualArray] = {}
-        self._small: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+        self._keeping = threading.RLock()
+
+    def __reduce__(self) -> tuple[type[ActivationStore], tuple[str, Manifest, Storage]]:
+        """What another process gets: the store, without what this one has read."""
+        return type(self), (self.name, self.manifest, self._storage)
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -296,11 +301,11 @@ class ActivationStore:
             return self._residual_array(path).read(layers, start, stop)
 
     def _residual_array(self, path: str) -> ResidualArray:
-        if path not in self._residual_arrays:
-            self._residual_arrays[path] = ResidualArray(
-                self._storage, path, self._layouts[path], self.manifest.files
-            )
-        return self._residual_arrays[path]
+        def cut(path: str) -> ResidualArray:
+            return ResidualArray(self._storage, path, self._layouts[path], self.manifest.files)
+
+        found: ResidualArray = self._once(path, cut)
+        return found
 
     def _array(self, path: str) -> np.ndarray:
         """One of the small arrays, which is a file of one chunk or none; not to be changed."""
@@ -325,11 +330,12 @@ class ActivationStore:
         return self._once(f"{split}/{TABLE}", read)
 
     def _once(self, path: str, read: Callable[[str], Any]) -> Any:
-        """Something small that is read when it is first asked for, and kept."""
-        if path not in self._small:
-            with self._reading(path):
-                self._small[path] = read(path)
-        return self._small[path]
+        """Something small that is read when a thread first asks for it, and kept."""
+        with self._keeping:
+            if path not in self._kept:
+                with self._reading(path):
+                    self._kept[path] = read(path)
+            return self._kept[path]
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[None]:

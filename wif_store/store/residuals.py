@@ -112,6 +112,7 @@ class ResidualArray:
         # Fresh memory costs as much as decoding: each thread decodes into an array of its own.
         self._local = threading.local()
         self._indices: dict[str, np.ndarray] = {}
+        self._keeping = threading.Lock()
 
     def read(self, layers: Sequence[int], start: int, stop: int) -> Float32:
         """Rows of some layers.
@@ -160,14 +161,13 @@ class ResidualArray:
 
     def _index(self, file: str) -> np.ndarray:
         """Offset and length of each chunk of a shard: int64 ``[chunks, 2]``."""
-        if file not in self._indices:
-            size = self._files[f"{self._path}/{file}"]["size"]
-            count = self._layers * self._down
-            end = size - index_bytes(count)
-            self._indices[file] = read_index(
-                self._storage.read(f"{self._path}/{file}", end, size), count, end
-            )
-        return self._indices[file]
+        with self._keeping:
+            if file not in self._indices:
+                name, count = f"{self._path}/{file}", self._layers * self._down
+                size = self._files[name]["size"]
+                end = size - index_bytes(count)
+                self._indices[file] = read_index(self._storage.read(name, end, size), count, end)
+            return self._indices[file]
 
     def _fill(self, values: Float32, run: Run, start: int) -> None:
         """Read a run and decode it into a layer whose first row is row ``start`` of the array."""
