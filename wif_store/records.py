@@ -31,11 +31,13 @@ class Written:
         finish_reason: ``stop`` at a stop string or the end token, ``length`` at the most tokens, ``given``
             where it was written elsewhere.
         others: Further samples.
+        least_logprob: Log-likelihood in nats of its least likely token; 0 where there is none.
     """
 
     text: str
     finish_reason: str
     others: tuple[str, ...] = ()
+    least_logprob: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

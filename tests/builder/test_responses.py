@@ -70,6 +70,7 @@ def test_the_table_says_what_was_written_and_how_it_was_judged(made, rows):
         assert response.finish_reason == found.written.finish_reason
         assert response.success_rate == (right + 1) / 4
         assert response.response_logprob == found.logprobs[0]
+        assert response.least_logprob == found.written.least_logprob
         assert response.prompt_tokens == example.tokens - found.choice_tokens[0]
         empty += response.prompt_tokens == example.tokens
     assert empty
@@ -179,7 +180,8 @@ def test_rows_with_another_target_are_other_rows(written, tiny_models, tmp_path)
         {"answer": "something else"},
         {"response": "never"},
         {"response": "something else", "answer": "something else"},
-        {"response_logprob": -1.0},
+        {"response_logprob": -100.0},
+        {"least_logprob": -1e-3},
         {"prompt": "something else"},
         {"targets": ["something else"]},
     ],

@@ -121,6 +121,11 @@ def test_what_is_written_is_what_a_plain_greedy_loop_writes(architecture, batch,
         assert record.written.finish_reason == greedy(model, ids, len(ids) - len(tokens), 53)
         text = engine.extract.model.tokenizer.decode(tokens, skip_special_tokens=True)
         assert (record.written.text, record.written.others, record.prompt) == (text, (), prompt)
+        with torch.inference_mode():
+            log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        by_token = [float(log_probs[i - 1, ids[i]]) for i in range(len(ids) - len(tokens), len(ids))]
+        assert record.logprobs[0] == pytest.approx(sum(by_token), abs=1e-3)
+        assert record.written.least_logprob == pytest.approx(min(by_token, default=0), abs=1e-4)
 
 
 def test_rounds_write_what_one_go_writes(tiny_models, monkeypatch):

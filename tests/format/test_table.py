@@ -42,6 +42,7 @@ ROWS = {
         "finish_reason": "stop",
         "success_rate": 1.0,
         "response_logprob": -0.5,
+        "least_logprob": -0.25,
         "prompt_tokens": 3,
     },
 }

@@ -37,7 +37,12 @@ def record(request):
         prediction=0,
         choice_tokens=np.array([written], np.int32),
         prompt_end=end,
-        written=Written(text, "stop" if digest[11] % 2 else "length", ("yes yes", "no", "maybe")),
+        written=Written(
+            text,
+            "stop" if digest[11] % 2 else "length",
+            ("yes yes", "no", "maybe"),
+            least_logprob=made.logprobs[0] / 2 * bool(written),
+        ),
     )
 
 

@@ -257,6 +257,7 @@ def _texts(record: Record, judged: Judged) -> dict[str, Any]:
         "answer": judged.answer,
         "finish_reason": record.written.finish_reason,
         "success_rate": judged.rate,
+        "least_logprob": record.written.least_logprob,
     }
 
 

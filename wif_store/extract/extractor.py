@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from wif_store.extract.transfer import SideStream, to_device, to_numpy
 from wif_store.extract.trees import pad
 from wif_store.extract.work import Work, plan_work
 from wif_store.extract.writing import Writer
-from wif_store.records import Record
+from wif_store.records import Record, Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -318,7 +318,7 @@ class Extractor:
                 sequence=parts[n],
                 answer_mass=work.answer_mass(scores[n]),
                 prompt_end=None if prompt_ends is None else prompt_ends[:, n],
-                written=encoded.written,
+                written=_with_likelihood(encoded.written, by_work[n]),
             )
 
     def _vectors(self, batch: Batch, nodes: npt.ArrayLike) -> torch.Tensor:
@@ -327,6 +327,11 @@ class Extractor:
 
     def _index(self, values: npt.ArrayLike) -> torch.Tensor:
         return to_device(np.asarray(values, dtype=np.int64), self.model.device)
+
+
+def _with_likelihood(written: Written | None, log_probs: npt.NDArray[np.float64]) -> Written | None:
+    """A response with what its tokens say of it."""
+    return None if written is None else replace(written, least_logprob=float(log_probs.min(initial=0.0)))
 
 
 def _ahead(

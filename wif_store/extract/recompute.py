@@ -311,7 +311,10 @@ def _check_response(
     )
     [record] = extract.read([answered])
     count = max(1, len(ids) - response.prompt_tokens)
-    if abs(float(record.logprobs[0]) - response.response_logprob) > tolerance.nats * count:
+    assert record.written is not None
+    apart = abs(float(record.logprobs[0]) - response.response_logprob)
+    apart_least = abs(record.written.least_logprob - response.least_logprob)
+    if apart > tolerance.nats * count or apart_least > tolerance.nats:
         raise _differs(store, example, "log-likelihoods")
     verdict = task.judge(candidate, extract.protocol)(record.answer)
     if (int(verdict.success), verdict.answer) != (example.success, response.answer):

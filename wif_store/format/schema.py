@@ -78,6 +78,7 @@ OUTCOMES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("finish_reason", "string", "why the model stopped writing"),
         Column("success_rate", "float64", "share of the samples that are right"),
         Column("response_logprob", "float64", "summed log-likelihood of the response, in nats"),
+        Column("least_logprob", "float64", "log-likelihood of its least likely token; 0 of an empty one"),
         Column("prompt_tokens", "int32", "tokens of the prompt, which the response follows"),
     ),
 }
@@ -151,7 +152,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The outcome of an example whose answer the model wrote; ``response_logprob`` is in nats."""
+    """The outcome of an example whose answer the model wrote; the log-likelihoods are in nats."""
 
     response: str
     targets: tuple[str, ...]
@@ -160,6 +161,7 @@ class Response:
     finish_reason: str
     success_rate: float
     response_logprob: float
+    least_logprob: float
     prompt_tokens: int
 
 

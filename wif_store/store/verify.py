@@ -125,6 +125,8 @@ def _responses(examples: list[Example]) -> Iterator[tuple[str, bool]]:
     yield "every success rate is a share", rates
     known = all(r.response_logprob <= 0 or r.prompt_tokens == e.tokens for e, r in found)
     yield "every response has a log-likelihood", known
+    least = all(r.response_logprob <= r.least_logprob <= 0 for _, r in found)
+    yield "no token is less likely than its response", least
 
 
 def _finite(values: np.ndarray) -> bool:
