@@ -8,6 +8,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support import tiny
@@ -37,6 +39,7 @@ ARC = [
     }
     for n in range(3)
 ]
+ARC_SPLITS = ("train", "validation", "test")
 MMLU = [{"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "any"}]
 NQ = [{"question": f"who is number {n}", "answer": [f"Ann {n}", "The Bo"]} for n in range(3)]
 
@@ -243,3 +246,42 @@ def test_without_the_harness_our_tasks_are_listed():
     assert ours.startswith("piqa: aligned, mcq")
     assert harness.startswith("lm_eval/...: tasks of the harness need lm-eval (lm_eval")
     assert harness.endswith("is missing): pip install 'wif-store[harness]'")
+
+
+FROM_THE_HUB = """
+import json, sys
+from wif_store.errors import WifError
+from wif_store.tasks.lookup import TaskOptions, find_tasks
+from wif_store.tasks.rows import load_source
+for name in sys.argv[1:]:
+    try:
+        [task] = find_tasks(f"lm_eval/{name}", TaskOptions(), None)
+        print(json.dumps(load_source(task, None).record))
+    except WifError as error:
+        print(error)
+"""
+
+
+@pytest.mark.hub
+def test_a_dataset_of_the_hub_is_recorded_with_its_commit(hub, tmp_path):
+    pq.write_table(pa.Table.from_pylist(ARC), tmp_path / "rows.parquet")
+    files = {f"ARC-Easy/{split}-00000-of-00001.parquet": tmp_path / "rows.parquet" for split in ARC_SPLITS}
+    config = {
+        "config_name": "ARC-Easy",
+        "data_files": [{"split": split, "path": f"ARC-Easy/{split}-*"} for split in ARC_SPLITS],
+    }
+    card = f"---\n{json.dumps({'configs': [config]})}\n---\n"
+    commit = hub.seed("allenai/ai2_arc", "dataset", {"README.md": card.encode(), **files})
+
+    def call(**env):
+        command = [sys.executable, "-c", FROM_THE_HUB, "arc_easy", "sciq"]
+        done = subprocess.run(command, env=hub.environ(**env), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        arc, sciq = done.stdout.splitlines()
+        assert sciq.startswith("sciq of the harness cannot be opened over its dataset (")
+        return json.loads(arc)
+
+    record = call()
+    assert (record["kind"], record["id"], record["rows"]) == ("harness", "allenai/ai2_arc", 3)
+    assert record["revision"] == commit.sha
+    assert call(HF_HUB_OFFLINE="1") == record

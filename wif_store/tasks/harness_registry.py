@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import logging
+import re
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import SourceError, TaskError, first_line, names_in_line
@@ -135,8 +137,15 @@ def loaded(name: str, fewshot: int | None, source: str | None) -> tuple[Any, dic
         raise SourceError(msg)
     if source is not None:
         return task, {"kind": kind, "id": shown, "revision": None, "split": split}
-    record = {"kind": "harness", "id": str(config.dataset_path), "revision": None}
+    record = {"kind": "harness", "id": str(config.dataset_path), "revision": _commit(task.dataset[split])}
     return task, {**record, "config": config.dataset_name, "split": split}
+
+
+def _commit(rows: Any) -> str | None:
+    """The commit of the Hub that rows were fetched at: datasets names the folder in its cache by it."""
+    found = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    commits = [name for name in found if re.fullmatch("[0-9a-f]{40}", name)]
+    return commits[0] if len(commits) == 1 else None
 
 
 class Splits(dict[str, Any]):
