@@ -26,6 +26,8 @@ LOCKS = {
         "harness",
         "--extra",
         "ray",
+        "--extra",
+        "sae",
         "requirements/dev.in",
         *TORCH,
         HASHES,

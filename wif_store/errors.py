@@ -12,6 +12,7 @@
     ├── BuildError       an output folder that is taken, locked or full
     ├── StoreError       a store that is unfinished or of another format
     │   └── DamageError  bytes that are not the bytes that were written
+    ├── SaeError         a sparse autoencoder that cannot be had, is of another model, or cannot be trained
     ├── ScoreError       a probe or a prediction file that cannot be scored
     └── PublishError     the Hub, or what it holds, refuses
 
@@ -64,6 +65,10 @@ class StoreError(WifError):
 
 class DamageError(StoreError):
     """A file of the store is missing or does not hold what was written."""
+
+
+class SaeError(WifError):
+    """A sparse autoencoder cannot be had, does not belong to the store, or cannot be trained."""
 
 
 class ScoreError(WifError):

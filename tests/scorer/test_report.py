@@ -24,8 +24,9 @@ from tests.support.tamper import fit_manifest
 from wif_store.cli.score import find_stores, score_command
 from wif_store.errors import LayersError, ScoreError
 from wif_store.format.schema import MANIFEST
+from wif_store.scorer.files import write
 from wif_store.scorer.paper import beside, figure1
-from wif_store.scorer.report import sections, to_markdown, to_text, write
+from wif_store.scorer.report import sections, to_markdown, to_text
 from wif_store.scorer.run import evaluate, score
 from wif_store.storage.remote import RemoteStorage
 from wif_store.store.reader import open_store
@@ -152,7 +153,9 @@ def test_any_name_is_shown_on_one_line_and_drawn(name, stores, tmp_path):
     results = evaluate(given, stores[0], name=name)
     write(results, tmp_path)
     lines = to_text(sections(results)).splitlines()
-    assert sum(line.startswith("boolq  ") for line in lines) == 4  # the method and three baselines
+    assert (
+        sum(line.startswith("boolq  ") for line in lines) == 8
+    )  # the method and three baselines, in two tables
     assert (tmp_path / "figure.png").stat().st_size > 5_000
 
 
@@ -264,7 +267,7 @@ def test_results_that_cannot_be_written_are_one_line(run, monkeypatch):
     def full(*_given, **_named):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("wif_store.scorer.report.write", full)
+    monkeypatch.setattr("wif_store.scorer.files.write", full)
     failed = run("stores/toy/a.zarr", "--probe", "mean-difference", "--out", "out")
     assert isinstance(failed.exception, ScoreError)
     assert str(failed.exception).startswith("--out out could not be written ([Errno 28] No space left")

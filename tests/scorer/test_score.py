@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.support import odd_probes
 from tests.support.memory_store import memory_store
+from tests.support.saes import save_sae
 from wif_store.errors import LayersError, ScoreError
 from wif_store.scorer.probes import PROBES, Probe
 from wif_store.scorer.run import score
@@ -25,22 +26,34 @@ def line_of(text):
     return next(n for n, line in enumerate(Path(ODD_FILE).read_text().splitlines(), 1) if text in line)
 
 
+@pytest.fixture(scope="module")
+def sae(tmp_path_factory):
+    """Of the made-up stores, for probes that read one: ``score``'s argument, by the probe's name."""
+    folder = tmp_path_factory.mktemp("sae")
+    for layer in (1, 2):
+        hook, model = f"blocks.{layer}.hook_resid_post", "toy/model"
+        save_sae(folder / str(layer), d_in=8, d_sae=64, hook=hook, model=model)
+    return lambda name: str(folder / "{layer}") if PROBES[name].reads == "sae" else None
+
+
 @pytest.mark.parametrize("name", PROBES)
-def test_every_probe_finds_a_planted_direction(name):
-    results = score(memory_store(strength=1.5, n=240), name, layers=[2])
+def test_every_probe_finds_a_planted_direction(name, sae):
+    results = score(memory_store(strength=1.5, n=240), name, layers=[2], sae=sae(name))
     assert results.tasks[0].curves[0].best.test.low > 0.6
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_every_probe_gives_one_half_on_shuffled_labels(name):
-    curve = score(memory_store(strength=0.0, n=240, seed=3), name, layers=[1]).tasks[0].curves[0]
+def test_every_probe_gives_one_half_on_shuffled_labels(name, sae):
+    store = memory_store(strength=0.0, n=240, seed=3)
+    curve = score(store, name, layers=[1], sae=sae(name)).tasks[0].curves[0]
     assert curve.best.test.low < 0.5 < curve.best.test.high
     assert curve.shuffled.low < 0.5 < curve.shuffled.high
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_the_control_is_one_half_even_where_a_direction_is_planted(name):
-    shuffled = score(memory_store(strength=2.0, n=240), name, layers=[2]).tasks[0].curves[0].shuffled
+def test_the_control_is_one_half_even_where_a_direction_is_planted(name, sae):
+    store = memory_store(strength=2.0, n=240)
+    shuffled = score(store, name, layers=[2], sae=sae(name)).tasks[0].curves[0].shuffled
     assert shuffled.low < 0.5 < shuffled.high
 
 

@@ -19,6 +19,7 @@ from tests.support.responses import questions, responding, settings_of
 from wif_store.builder.pipeline import build_store
 from wif_store.errors import ScoreError
 from wif_store.format.schema import SPLITS
+from wif_store.scorer.files import FILES
 from wif_store.scorer.run import score
 from wif_store.scorer.sites import at_site
 from wif_store.store.reader import open_store
@@ -158,22 +159,25 @@ def test_baselines_of_responses_are_of_the_answer_and_of_the_prompt(store):
     baselines = {b.name: b for b in score(store, "mean-difference", layers=[0]).tasks[0].baselines}
     examples, success = store.examples("test"), store.success("test")
 
-    def likelihoods(split, mean):
-        """Of each answer, by brute force; an empty one is below all others."""
-        every = [
-            (e.response.response_logprob, e.tokens - e.response.prompt_tokens) for e in store.examples(split)
-        ]
-        return [-1e9 if not n else logprob / n if mean else logprob for logprob, n in every]
-
-    held = {
-        name: roc_auc_score(store.success("validation"), likelihoods("validation", name == "mean"))
-        for name in ("sum", "mean")
+    measures = {
+        "sum-logprob": lambda r, n: r.response_logprob if n else -1e9,
+        "mean-logprob": lambda r, n: r.response_logprob / n if n else -1e9,
+        "least-logprob": lambda r, n: r.least_logprob if n else -1e9,
+        "response-length": lambda r, n: -n,
     }
+
+    def by_hand(split, name):
+        """Each measure by brute force; an empty answer is below all others, but not by its length."""
+        every = [(e.response, e.tokens - e.response.prompt_tokens) for e in store.examples(split)]
+        return roc_auc_score(store.success(split), [measures[name](r, n) for r, n in every])
+
+    held = {name: by_hand("validation", name) for name in measures}
     better = max(held, key=held.get)
-    assert held["sum"] != held["mean"]
+    assert len(set(held.values())) > 2
     assert baselines["confidence"].settings == {"of": better, "validation_auroc": pytest.approx(held[better])}
-    expected = roc_auc_score(success, likelihoods("test", better == "mean"))
-    assert baselines["confidence"].test.value == pytest.approx(expected)
+    assert baselines["confidence"].test.value == pytest.approx(by_hand("test", better))
+    found = score(store, "mean-difference", layers=[0]).tasks[0].measures
+    assert {m.name: m.test.value for m in found} == pytest.approx({m: by_hand("test", m) for m in measures})
     kept = [e for split in ("validation", "test") for e in store.examples(split)]
     assert any(e.response.prompt_tokens == e.tokens for e in kept)
     length = [e.response.prompt_tokens for e in examples]
@@ -209,7 +213,7 @@ def test_several_sites_are_compared_in_a_table_and_a_drawing(path, tmp_path):
 def test_one_site_is_written_to_the_folder_itself(path, tmp_path):
     done = run("score", path, "--site", "prompt_end", "--probe", "mean-difference", "--out", tmp_path / "r")
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in (tmp_path / "r").iterdir()} == {"results.json", "results.md", "figure.png"}
+    assert {p.name for p in (tmp_path / "r").iterdir()} == set(FILES)
     assert json.loads((tmp_path / "r" / "results.json").read_text())["settings"]["site"] == "prompt_end"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from wif_store.scorer.stats import auroc, bootstrap, holm, interval, paired_test, placements
+from wif_store.scorer.stats import Difference, auroc, bootstrap, holm, interval, paired_test, placements
 
 
 def tied_data(seed, n=60, levels=9):
@@ -59,14 +59,17 @@ def test_paired_test_equals_brute_force(seed):
         for a, b, sign in ((first, first, 1), (second, second, 1), (first, second, -2))
     )
     expected = roc_auc_score(labels, first) - roc_auc_score(labels, second)
-    difference, p = paired_test(placements(labels, first), placements(labels, second))
+    found = paired_test(placements(labels, first), placements(labels, second), 0.95)
+    difference, p = found.value, found.p
     assert difference == pytest.approx(expected, abs=1e-12)
     assert p == pytest.approx(2 * norm.sf(abs(expected) / variance**0.5), abs=1e-9)
 
 
 def test_a_score_does_not_differ_from_itself_or_a_rescaling():
     labels, scores = tied_data(3)
-    assert paired_test(placements(labels, scores), placements(labels, scores * 7 - 2)) == (0.0, 1.0)
+    assert paired_test(placements(labels, scores), placements(labels, scores * 7 - 2)) == Difference(
+        0, 0, 0, 1
+    )
 
 
 def test_holm_equals_the_worked_example_and_is_monotone():

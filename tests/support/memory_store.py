@@ -104,7 +104,7 @@ def memory_store(
         task=task,
         outcome="choice",
         protocol={"name": "aligned", "version": 1},
-        model={"id": "toy/model", "revision": "0" * 40},
+        model={"id": "toy/model", "kind": "hub", "revision": "0" * 40, "d_model": d_model},
         source={},
         selection={"seed": seed},
         splits={split: {"examples": size} for split, size in sizes.items()},

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from wif_store.cli.explain import explain_command, quiz_command
+from wif_store.cli.sae import sae_app
 from wif_store.cli.score import score_command
 from wif_store.errors import WifError, printable
 from wif_store.tasks import names
@@ -348,6 +350,9 @@ def pull(
 
 
 app.command("score")(score_command)
+app.command("explain")(explain_command)
+app.command("quiz")(quiz_command)
+app.add_typer(sae_app, name="sae")
 
 
 def main() -> None:

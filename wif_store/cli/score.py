@@ -9,17 +9,17 @@ import tempfile
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wif_store.cli.explain import predicted
 from wif_store.errors import ScoreError, one_line, printable
-
-FILES: Final = ("results.json", "results.md", "figure.png")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wif_store.scorer.results import Results
     from wif_store.store.reader import ActivationStore
 
 
@@ -32,8 +32,9 @@ def score_command(
     probe: Annotated[
         list[str] | None,
         typer.Option(
-            help="paper-logistic, logistic, mean-difference, lda, mean-token, attention, or module:factory "
-            "of a scikit-learn estimator; repeat for more. [default: logistic]"
+            help="paper-logistic, logistic, mean-difference, lda, mean-token, attention, ensemble, "
+            "sae-logistic, sae-k, or module:factory of a scikit-learn estimator; repeat for more. [default: "
+            "logistic]"
         ),
     ] = None,
     layers: Annotated[
@@ -41,14 +42,52 @@ def score_command(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fits with train and validation divided anew.")] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for results.json, results.md and figure.png.", file_okay=False)
+        Path | None,
+        typer.Option(
+            help="Folder for results.json, results.md, figure.png, report.html and scores.parquet.",
+            file_okay=False,
+        ),
     ] = None,
+    save_probes: Annotated[
+        bool, typer.Option("--save-probes", help="Save the weights of linear probes below --out.")
+    ] = False,
     predictions: Annotated[
         list[str] | None,
         typer.Option(
             help="A CSV, JSONL or Parquet of id and score, higher where success is likelier; repeat for more."
         ),
     ] = None,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="The predictions are for some of the test examples only.")
+    ] = False,
+    explanation: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An explanation in words that --predictor reads; repeat for more tasks, and for controls."
+        ),
+    ] = None,
+    predictor: Annotated[
+        str, typer.Option(help="The language model that reads it; any that build takes.")
+    ] = "gemma3-270m",
+    predictor_chat: Annotated[
+        bool, typer.Option("--predictor-chat", help="Ask it in its chat template.")
+    ] = False,
+    questions: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Ask it about so many test examples, and measure all on these. Default: all."
+        ),
+    ] = None,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            help="A sparse autoencoder for sae-logistic and sae-k: RELEASE/ID of SAELens, or a folder; "
+            "{layer} in it is the layer."
+        ),
+    ] = None,
+    sae_pool: Annotated[
+        str, typer.Option(help="Which tokens' features: final, or the mean or max over all.")
+    ] = "final",
     site: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,7 +104,7 @@ def score_command(
 ) -> None:
     """Measure how well probes, or your own scores, predict failure."""
     from wif_store.scorer.positions import draw_positions, positions
-    from wif_store.scorer.report import sections, to_text, write
+    from wif_store.scorer.report import sections, to_text
     from wif_store.scorer.run import score
     from wif_store.scorer.sites import at_site
     from wif_store.store.reader import open_store
@@ -73,8 +112,11 @@ def score_command(
     if compare not in (None, "paper"):
         msg = f"--compare {compare!r} is not known; expected 'paper'"
         raise ScoreError(msg)
-    if predictions and not probe and (layers or cross_task or seeds != 1):
+    if (predictions or explanation) and not probe and (layers or cross_task or seeds != 1):
         msg = "--layers, --seeds and --cross-task are for probes: add --probe, or leave them out"
+        raise ScoreError(msg)
+    if save_probes and out is None:
+        msg = "--save-probes needs a folder to save them in: add --out FOLDER"
         raise ScoreError(msg)
     if out is not None:
         check_writable(out)
@@ -82,16 +124,25 @@ def score_command(
     sites = list(dict.fromkeys(site or ["final_token"]))
     for one, store in product(sites, opened):
         at_site(store, one)  # refuses a wrong one before anything is scored
+    given: list[Any] = list(predictions or [])
+    if explanation:
+        given += predicted(opened, explanation, predictor, questions, chat=predictor_chat)
+    elif questions is not None:
+        msg = "--questions is for a predictor that reads explanations: add --explanation, or leave it out"
+        raise ScoreError(msg)
     # All of them before anything is printed: the layers that are asked for may not be there at one of them.
     every = {
         one: score(
             opened,
-            probe or (None if predictions else "logistic"),
+            probe or _default_probes(given, sae),
             layers,
             seeds,
             confidence,
-            predictions=predictions or (),
+            predictions=given,
+            subset=subset or questions is not None,
             site=one,
+            sae=sae,
+            sae_pool=sae_pool,  # type: ignore[arg-type]  # refused if it is none
             bootstrap_draws=bootstrap,
             cross_task=cross_task,
         )
@@ -103,16 +154,30 @@ def score_command(
         typer.echo(printable(to_text(sections(results, paper=compare is not None))))
         if out is not None:
             folder = out if len(sites) == 1 else out / one
-            command = shlex.join(["wif-store", *sys.argv[1:]])
-            with _writing(out):
-                write(results, folder, command=command, paper=compare is not None)
-            typer.echo(f"\nWrote results.json, results.md and figure.png to {folder}")
+            _write(results, folder, paper=compare is not None, probes=save_probes)
     if len(sites) > 1:
         typer.echo(printable("\n" + to_text([positions(every)])))
         if out is not None:
             with _writing(out):
                 draw_positions(every, out / "positions.png")
             typer.echo(f"\nWrote positions.png to {out}")
+
+
+def _default_probes(predictions: list[Any], sae: str | None) -> list[str] | None:
+    if sae:
+        return ["logistic", "sae-logistic", "sae-k"]
+    return None if predictions else ["logistic"]
+
+
+def _write(results: Results, folder: Path, *, paper: bool, probes: bool) -> None:
+    from wif_store.scorer.files import FILES, PROBES, save_probes, write
+
+    with _writing(folder):
+        write(results, folder, command=shlex.join(["wif-store", *sys.argv[1:]]), paper=paper)
+        typer.echo(f"\nWrote {', '.join(FILES[:-1])} and {FILES[-1]} to {folder}")
+        if probes:
+            count = len(save_probes(results, folder / PROBES))
+            typer.echo(f"Saved {count} probes to {folder / PROBES}")
 
 
 @contextmanager
@@ -130,6 +195,8 @@ def check_writable(folder: Path) -> None:
     Raises:
         ScoreError: saying why.
     """
+    from wif_store.scorer.files import FILES
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

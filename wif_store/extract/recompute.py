@@ -177,12 +177,21 @@ def _distances(
     return distances
 
 
-def _load_recorded(record: Mapping[str, Any], given: str | None) -> Model:
+def recorded_spec(record: Mapping[str, Any], given: str | None) -> str:
+    """What names the model of a store: what is given, or else what the store says.
+
+    Raises:
+        ModelError: If the model was a local one and nothing is given.
+    """
     recorded = {"embedded": EMBEDDED, "hub": f"{record['id']}@{record['revision']}"}.get(record["kind"])
     if given is None and recorded is None:
         msg = f"the store's model was the local {record['id']}: name its folder with --model"
         raise ModelError(msg)
-    located = locate(given or str(recorded))
+    return given or str(recorded)
+
+
+def _load_recorded(record: Mapping[str, Any], given: str | None) -> Model:
+    located = locate(recorded_spec(record, given))
     if located.revision != record["revision"]:
         msg = (
             f"model {located.name} is of revision {located.revision}; the store was computed with "

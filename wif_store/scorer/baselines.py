@@ -1,40 +1,39 @@
-"""What a probe has to beat: scores of the test examples that need no residuals."""
+"""What a probe has to beat: scores that need no residuals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wif_store.errors import ScoreError
+from wif_store.scorer.confidence import best_measure, measures
 from wif_store.scorer.features import Store, labels
 from wif_store.scorer.results import CONFIDENCE
 from wif_store.scorer.stats import Floats, auroc
 
 if TYPE_CHECKING:
-    from wif_store.format.schema import Example
+    from collections.abc import Callable, Iterator, Mapping
 
 PROMPT_LENGTH: Final = "prompt-length"
 TFIDF: Final = "tf-idf"
 TFIDF_GRID: Final = (0.01, 0.1, 1.0, 10.0, 100.0)
 
-Scored = tuple[Floats, Mapping[str, Any]]
-"""One score for each test example, and what was chosen on train and validation to get it."""
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One score for each example of two splits, and what was chosen on train and validation to get it."""
+
+    validation: Floats
+    test: Floats
+    settings: Mapping[str, Any]
 
 
 def confidence(store: Store) -> Scored:
-    """Score by the model's own likelihood, as it is.
-
-    Of choices that is the margin between the log-likelihoods of the best two; of a response its summed
-    log-likelihood or the mean over its tokens, whichever is better on validation.
-    """
-    if store.manifest.outcome == "response":
-        target = labels(store, "validation")
-        found = {how: auroc(target, _likelihood(store, "validation", how)) for how in ("sum", "mean")}
-        how = max(found, key=lambda name: found[name])
-        return _likelihood(store, "test", how), {"of": how, "validation_auroc": found[how]}
-    return np.array([_margin(example) for example in store.examples("test")], dtype=np.float64), {}
+    """Score by what the model says of itself: the measure that is best on validation."""
+    of, found = best_measure(store)
+    held, test = (measures(store, split)[of] for split in ("validation", "test"))
+    return Scored(held, test, {"of": of, "validation_auroc": found[of]})
 
 
 def prompt_length(store: Store) -> Scored:
@@ -42,7 +41,8 @@ def prompt_length(store: Store) -> Scored:
     column = "prompt_tokens" if store.manifest.outcome == "response" else "tokens"
     rise = auroc(labels(store, "train"), store.column(column, "train"))
     sign = 1 if rise >= 0.5 else -1
-    return sign * store.column(column, "test").astype(np.float64), {"sign": sign}
+    held, test = (sign * store.column(column, split).astype(np.float64) for split in ("validation", "test"))
+    return Scored(held, test, {"sign": sign})
 
 
 def tfidf(store: Store) -> Scored:
@@ -54,13 +54,14 @@ def tfidf(store: Store) -> Scored:
     train = vectorizer.fit_transform(store.column("prompt", "train"))
     held, test = (vectorizer.transform(store.column("prompt", split)) for split in ("validation", "test"))
     target, held_target = labels(store, "train"), labels(store, "validation")
-    best = (-1.0, 0.0, np.empty(0))
+    best, found = -1.0, Scored(np.empty(0), np.empty(0), {})
     for c in TFIDF_GRID:
         model = LogisticRegression(C=c, solver="liblinear", random_state=0).fit(train, target)
-        found = auroc(held_target, model.decision_function(held))
-        if found > best[0]:
-            best = (found, c, model.decision_function(test))
-    return best[2], {"C": best[1], "validation_auroc": best[0]}
+        scores = model.decision_function(held)
+        if (here := auroc(held_target, scores)) > best:
+            best = here
+            found = Scored(scores, model.decision_function(test), {"C": c, "validation_auroc": here})
+    return found
 
 
 BASELINES: Final[Mapping[str, Callable[[Store], Scored]]] = {
@@ -70,16 +71,9 @@ BASELINES: Final[Mapping[str, Callable[[Store], Scored]]] = {
 }
 
 
-def _margin(example: Example) -> float:
-    if example.choice is None:
-        msg = f"example {example.id} has no choices; its confidence is not a margin between choices"
-        raise ScoreError(msg)
-    return example.choice.margin
-
-
-def _likelihood(store: Store, split: str, how: str) -> Floats:
-    """The log-likelihood of each response, in nats; an empty one is the least of all, for it says nothing."""
-    written = store.column("tokens", split) - store.column("prompt_tokens", split)
-    logprob = store.column("response_logprob", split).astype(np.float64)
-    values = logprob / np.maximum(written, 1) if how == "mean" else logprob
-    return np.where(written == 0, values.min() - 1, values)
+def confidence_measures(store: Store) -> Iterator[tuple[str, Scored]]:
+    """Every measure of what the model says of itself, of which :func:`confidence` takes one."""
+    _, validation = best_measure(store)
+    held, test = (measures(store, split) for split in ("validation", "test"))
+    for name, found in validation.items():
+        yield name, Scored(held[name], test[name], {"validation_auroc": found})

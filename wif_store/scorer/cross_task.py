@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wif_store.errors import ScoreError
-from wif_store.scorer.fitting import each, fit_one, read_layer, split_scores
+from wif_store.scorer.fitting import each, fit_one, read_place, split_scores
 from wif_store.scorer.results import CrossTask, CrossTaskCell, Curve
 from wif_store.scorer.stats import holm, interval, placements
 
@@ -40,14 +40,15 @@ def cross_task_table(
     cells = []
     for store, curve in zip(stores, curves, strict=True):
         best = max((p for p in curve.points if p.layer in common), key=lambda p: p.validation_auroc or 0.0)
-        layer = int(best.layer or 0)
-        [fitted] = each(probe, lambda data: fit_one(probe, data), [read_layer(store, probe, layer)])
+        # A probe that reads all layers at once reads the same ones of every store.
+        place = store.layers if probe.reads == "layers" else best.layer
+        [fitted] = each(probe, lambda data: fit_one(probe, data), [read_place(store, probe, place)])
         for other in stores:
-            data = read_layer(other, probe, layer)
+            data = read_place(other, probe, place)
             moved = replace(data, where=f"{data.where}, trained on {store.task!r}")
             scores = split_scores(fitted, moved, constant_ok=True)
             measured = interval(placements(data.labels["test"], scores), confidence)
-            cells.append(CrossTaskCell(store.task, other.task, layer, measured, p_holm=1.0))
+            cells.append(CrossTaskCell(store.task, other.task, best.layer, measured, p_holm=1.0))
     adjusted = holm([cell.test.p_chance for cell in cells])
     cells = [replace(cell, p_holm=p) for cell, p in zip(cells, adjusted, strict=True)]
     return CrossTask(probe.name, tuple(store.task for store in stores), tuple(cells))

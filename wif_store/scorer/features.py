@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -14,9 +16,21 @@ if TYPE_CHECKING:
 
     from wif_store.format.schema import Example, Float32, Int8, Manifest
 
-Reads = Literal["final_token", "mean_token", "sequence"]
-Features = npt.NDArray[Any]
-"""float32 ``[n, d_model]``, or for ``sequence`` an object array ``[n]`` of float32 ``[length, d_model]``."""
+Reads = Literal["final_token", "mean_token", "sequence", "layers", "sae", "example"]
+"""What a probe is given for each example. ``X`` is, by name:
+
+- ``final_token``: float32 ``[n, d_model]``, the residuals at the final token of one layer.
+- ``mean_token``: float32 ``[n, d_model]``, their mean over all tokens.
+- ``sequence``: an object array ``[n]`` of float32 ``[length, d_model]``, the residuals at every token.
+- ``layers``: float32 ``[n, layers, d_model]``, the final token of all layers at once.
+- ``sae``: a sparse float32 ``[n, features]``, what a sparse autoencoder makes of one layer.
+- ``example``: an object array ``[n]`` of :class:`wif_store.format.schema.Example`: text, tokens and
+  log-likelihoods, without what tells whether the answer is right.
+"""
+Features = Any
+"""An array, or a sparse one, with a row for each example."""
+Place = int | tuple[int, ...] | None
+"""Where a probe reads: at one layer, at several at once, or at none."""
 
 
 class Store(Protocol):
@@ -83,22 +97,56 @@ def check_reads(reads: str, who: str) -> Reads:
 
 def layers_for(store: Store, reads: Reads) -> tuple[int, ...]:
     """Return the layers of the store that hold what the probe reads."""
-    return store.layers if reads == "final_token" else store.sequence_layers
+    if reads == "sae":
+        layers: tuple[int, ...] = getattr(store, "sae_layers", ())
+        return layers
+    return store.sequence_layers if reads in ("mean_token", "sequence") else store.layers
 
 
-def load(store: Store, layer: int, reads: Reads, split: str) -> Features:
-    """Read one layer of one split in the form the probe reads."""
+def load(store: Any, place: Place, reads: Reads, split: str) -> Features:
+    """Read one split in the form the probe reads."""
+    if reads == "example":
+        return _objects([_without_outcome(example) for example in store.examples(split)])
+    if isinstance(place, tuple):
+        return np.stack([store.read_final_token(layer, split)[0] for layer in place], axis=1)
     if reads == "final_token":
-        return store.read_final_token(layer, split)[0]
+        return store.read_final_token(place, split)[0]
+    if reads == "sae":
+        return store.read_codes(place, split)
     if reads == "mean_token":
-        means = [tokens.mean(axis=0, dtype=np.float64) for tokens in store.iter_sequences(layer, split)]
+        means = [tokens.mean(axis=0, dtype=np.float64) for tokens in store.iter_sequences(place, split)]
         return np.asarray(means, dtype=np.float32)
-    # One object a row, so that sequences are picked by index just as rows of a matrix are.
-    sequences = list(store.iter_sequences(layer, split))
-    rows = np.empty(len(sequences), dtype=object)
-    for row, tokens in enumerate(sequences):
-        rows[row] = tokens
+    return _objects(list(store.iter_sequences(place, split)))
+
+
+def stacked(first: Features, second: Features) -> Features:
+    """The rows of two splits, one after the other."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second])
+    from scipy import sparse
+
+    return sparse.vstack([first, second], "csr")
+
+
+def _objects(things: list[Any]) -> Features:
+    """One object a row, picked by index just as rows of a matrix are."""
+    rows = np.empty(len(things), dtype=object)
+    for row, thing in enumerate(things):
+        rows[row] = thing
     return rows
+
+
+def _without_outcome(example: Example) -> Example:
+    """An example without what tells whether the answer is right."""
+    choice, response = example.choice, example.response
+    return replace(
+        example,
+        success=-1,
+        choice=None if choice is None else replace(choice, gold=-1),
+        response=None
+        if response is None
+        else replace(response, targets=(), graded_by="", success_rate=math.nan),
+    )
 
 
 def labels(store: Store, split: str) -> Int8:

@@ -11,8 +11,10 @@ from joblib import cpu_count
 
 from wif_store.errors import ScoreError, WifError, first_line
 from wif_store.format.schema import SPLITS, Int8
-from wif_store.scorer.features import Features, Store, labels, layers_for, load
+from wif_store.scorer.features import Features, Place, Store, labels, layers_for, load, stacked
 from wif_store.scorer.probes import Fitted, Probe, fit, raised_at, scores_of
+from wif_store.scorer.probes.weights import linear_weights
+from wif_store.scorer.sae_features import reconstruction
 from wif_store.scorer.stats import Floats, Placements, auroc, placements
 
 if TYPE_CHECKING:
@@ -29,18 +31,26 @@ Found = TypeVar("Found")
 class LayerFit:
     """A probe fitted at one layer and measured, before any comparison."""
 
-    layer: int
+    place: Place
     validation_auroc: float
     test: Placements
-    scores: Floats
+    scores: Mapping[str, Floats]
+    """Of the validation and the test split."""
     seed_aurocs: tuple[float, ...]
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
+    weights: Mapping[str, Floats] | None = None
+    """Of a linear probe: see :func:`wif_store.scorer.probes.weights.linear_weights`."""
+
+    @property
+    def layer(self) -> int | None:
+        """The one layer that was read, if it was one."""
+        return self.place if isinstance(self.place, int) else None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerData:
-    """One layer of a store, all splits. ``where`` names probe, layer and task in errors."""
+    """What a probe reads of a store at one place, all splits. ``where`` names all three in errors."""
 
     features: Mapping[str, Features]
     labels: Mapping[str, Int8]
@@ -49,13 +59,18 @@ class LayerData:
     where: str
 
 
-def pick_layers(store: Store, probe: Probe, layers: Iterable[int] | None) -> tuple[int, ...]:
-    """Return the layers to fit: those asked for, or all that hold what the probe reads.
+def places_of(store: Store, probe: Probe, layers: Iterable[int] | None) -> tuple[Place, ...]:
+    """Return where to fit: at the layers asked for, or at all that hold what the probe reads.
 
     Raises:
         ScoreError: if the store lacks one of them.
     """
+    if probe.reads == "example":
+        return (None,)
     held = layers_for(store, probe.reads)
+    if not held and probe.reads == "sae":
+        msg = f"probe {probe.name!r} reads features of a sparse autoencoder: name one with --sae"
+        raise ScoreError(msg)
     if not held:
         msg = (
             f"probe {probe.name!r} reads full sequences and the store of task {store.task!r} holds none; "
@@ -64,31 +79,34 @@ def pick_layers(store: Store, probe: Probe, layers: Iterable[int] | None) -> tup
         raise ScoreError(msg)
     wanted = held if layers is None else tuple(dict.fromkeys(layers))
     if lacking := [layer for layer in wanted if layer not in held]:
-        kind = "layers" if probe.reads == "final_token" else "sequence layers"
+        kind = {"final_token": "layers", "layers": "layers", "sae": "SAE's layers"}.get(
+            probe.reads, "sequence layers"
+        )
         msg = (
             f"probe {probe.name!r}: the store of task {store.task!r} has no layer {lacking[0]}; "
             f"its {kind} are {', '.join(map(str, held))}"
         )
         raise ScoreError(msg)
-    return wanted
+    return (wanted,) if probe.reads == "layers" else wanted
 
 
-def fit_layers(store: Store, probe: Probe, layers: Iterable[int], seeds: int) -> list[LayerFit]:
-    """Fit the probe at each layer for each seed.
+def fit_places(store: Store, probe: Probe, places: Iterable[Place], seeds: int) -> list[LayerFit]:
+    """Fit the probe at each place for each seed.
 
     Seed 0 is the store's own division into train and validation; the others divide the same rows
     anew. The test split never changes and nothing is chosen by it.
     """
-    return each(probe, lambda layer: _fit_layer(read_layer(store, probe, layer), layer, probe, seeds), layers)
+    return each(probe, lambda place: _fit_place(store, place, probe, seeds), places)
 
 
-def read_layer(store: Store, probe: Probe, layer: int) -> LayerData:
-    """Read all splits of one layer."""
+def read_place(store: Store, probe: Probe, place: Place) -> LayerData:
+    """Read all splits at one place."""
+    at = f" at layer {place}" if isinstance(place, int) else ""
     return LayerData(
-        {split: load(store, layer, probe.reads, split) for split in SPLITS},
+        {split: load(store, place, probe.reads, split) for split in SPLITS},
         {split: labels(store, split) for split in SPLITS},
         {split: store.column("group", split) for split in SPLITS},
-        f"probe {probe.name!r} at layer {layer} of task {store.task!r}",
+        f"probe {probe.name!r}{at} of task {store.task!r}",
     )
 
 
@@ -138,20 +156,27 @@ def shuffled_control(probe: Probe, data: LayerData) -> Placements:
     return placements(permuted.labels["test"], scores)
 
 
-def _fit_layer(data: LayerData, layer: int, probe: Probe, seeds: int) -> LayerFit:
+def _fit_place(store: Store, place: Place, probe: Probe, seeds: int) -> LayerFit:
+    data = read_place(store, probe, place)
     fitted = fit_one(probe, data)
-    scores = split_scores(fitted, data)
-    measured = placements(data.labels["test"], scores)
-    validation = auroc(data.labels["validation"], split_scores(fitted, data, "validation"))
+    scores = {split: split_scores(fitted, data, split) for split in ("validation", "test")}
+    measured = placements(data.labels["test"], scores["test"])
+    validation = auroc(data.labels["validation"], scores["validation"])
     others = (split_scores(fit_one(probe, data, seed), data) for seed in range(1, seeds))
     spread = (measured.auroc, *(auroc(data.labels["test"], values) for values in others))
-    settings = chosen_settings(fitted.estimator)
-    return LayerFit(layer, validation, measured, scores, spread, settings, fitted.notes)
+    settings, notes = chosen_settings(fitted.estimator), fitted.notes
+    if probe.reads == "sae":
+        said, warned = reconstruction(store, place)
+        settings, notes = {**settings, **said}, (*notes, *warned)
+    weights = linear_weights(fitted.estimator, data.features["train"])
+    return LayerFit(place, validation, measured, scores, spread, settings, notes, weights)
 
 
 def chosen_settings(estimator: Any) -> dict[str, Any]:
     """Return what an estimator of ours, or a search of scikit-learn's, chose by itself."""
-    held = {name: getattr(estimator, name, None) for name in ("C_", "alpha_", "best_params_", "epochs_")}
+    held = {
+        name: getattr(estimator, name, None) for name in ("C_", "k_", "alpha_", "best_params_", "epochs_")
+    }
     return {
         name.rstrip("_"): str(value) if isinstance(value, dict) else np.asarray(value).tolist()
         for name, value in held.items()
@@ -172,7 +197,8 @@ def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]
     target, held_target = data.labels["train"], data.labels["validation"]
     if seed == 0:
         return train, target, held, held_target
-    pool, pool_target = np.concatenate([train, held]), np.concatenate([target, held_target])
+    pool = stacked(train, held)
+    pool_target = np.concatenate([target, held_target])
     names = np.concatenate([data.groups["train"], data.groups["validation"]])
     _, member, sizes = np.unique(names.astype(str), return_inverse=True, return_counts=True)
     rng = np.random.default_rng(seed)
@@ -180,7 +206,7 @@ def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]
         order = rng.permutation(len(sizes))
         before = np.cumsum(sizes[order]) - sizes[order]
         drawn = np.zeros(len(sizes), dtype=bool)
-        drawn[order[before < len(train)]] = True
+        drawn[order[before < len(target)]] = True
         picked = drawn[member]
         if all(len(np.unique(pool_target[rows])) > 1 for rows in (picked, ~picked)):
             return pool[picked], pool_target[picked], pool[~picked], pool_target[~picked]

@@ -85,7 +85,10 @@ def split_by_store(scores: Mapping[str, float], stores: Sequence[Store], name: s
         ids = store.column("id", "test").tolist()
         who = f"predictions {name!r} for task {store.task!r}"
         if missing := [i for i in ids if i not in scores]:
-            msg = f"{who} lack {_named(missing)} of {len(ids)} test examples; give every test id a score"
+            msg = (
+                f"{who} lack {_named(missing)} of {len(ids)} test examples; give every test id a score, or "
+                "pass --subset"
+            )
             raise ScoreError(msg)
         values = np.array([scores[i] for i in ids], dtype=np.float64)
         notes: tuple[str, ...] = ()

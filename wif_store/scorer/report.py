@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wif_store.scorer.paper import beside, figure1
-from wif_store.scorer.results import CONFIDENCE, Curve, Results, TaskResult
+from wif_store.scorer.results import CONFIDENCE, Baseline, Comparison, Curve, Results, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from wif_store.scorer.stats import Auroc
 
@@ -38,7 +37,7 @@ def sections(results: Results, *, paper: bool = False) -> list[Section]:
     found = [_headline(results), *_layers(results)]
     if results.between:
         found.append(_between(results))
-    found += _cross_task(results)
+    found += [_worth(results), *_cross_task(results), _measures(results)]
     if paper:
         found.append(_paper(results))
     found += [*(_detail(results, task) for task in results.tasks), _repeat(results)]
@@ -79,32 +78,19 @@ def to_markdown(parts: Iterable[Section], command: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def write(results: Results, folder: Path, *, command: str | None = None, paper: bool = False) -> None:
-    """Write ``results.json``, ``results.md`` and ``figure.png`` into a folder, made if need be."""
-    from wif_store.scorer.figure import draw
-
-    folder.mkdir(parents=True, exist_ok=True)
-    record = json.dumps(results.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / "results.json").write_text(record + "\n", encoding="utf-8")
-    draw(results, folder / "figure.png")
-    text = to_markdown(sections(results, paper=paper), command)
-    picture = "![Test AUROC by layer](figure.png)\n\n## "
-    (folder / "results.md").write_text(text.replace("## ", picture, 1), encoding="utf-8")
-
-
 def verdict(results: Results, task: TaskResult, curve: Curve) -> str:
     """Say in one sentence whether a probe beats the model's own confidence."""
     test = curve.against(CONFIDENCE)
-    baseline = next(held.test.value for held in task.baselines if held.name == CONFIDENCE)
+    baseline = task.baseline(CONFIDENCE).test.value
     at = "" if curve.best.layer is None else f" at layer {curve.best.layer}"
     return (
         f"{task.task}: {curve.probe}{at} {test.verdict(results.confidence)} the model's own confidence "
-        f"({curve.best.test.value:.3f} against {baseline:.3f}, {test.difference:+.3f}, p {_p(test.p_holm)})."
+        f"({curve.best.test.value:.3f} against {baseline:.3f}, {_difference(test)}, p {as_p(test.p_holm)})."
     )
 
 
 def _headline(results: Results) -> Section:
-    header = ["task", "method", "layer", "validation", "test AUROC", f"{_percent(results)} interval"]
+    header = ["task", "method", "layer", "validation", "test AUROC", f"{as_percent(results)} interval"]
     header += ["seeds, mean ± SD", "vs chance, p", "vs confidence", "p"]
     if drawn := any(curve.bootstrap for task in results.tasks for curve in task.curves):
         header.append("bootstrap")
@@ -115,14 +101,16 @@ def _headline(results: Results) -> Section:
             layer = "" if best.layer is None else str(best.layer)
             validation = "" if best.validation_auroc is None else f"{best.validation_auroc:.3f}"
             row = [task.task, curve.probe, layer, validation, *_auroc(best.test), _seeds(best.seed_aurocs)]
-            row += [_p(chance.p_holm), f"{margin.difference:+.3f}", _p(margin.p_holm)]
-            rows.append(row + ([_range(*curve.bootstrap)] if curve.bootstrap else []))
+            row += [as_p(chance.p_holm), f"{margin.difference:+.3f}", as_p(margin.p_holm)]
+            rows.append(row + ([as_range(*curve.bootstrap)] if curve.bootstrap else []))
             if curve.shuffled:
                 rows.append(
                     [task.task, f"{curve.probe}, shuffled labels", layer, "", *_auroc(curve.shuffled)]
                 )
             remarks.append(verdict(results, task, curve))
-        rows += [[task.task, held.name, "", "", *_auroc(held.test)] for held in task.baselines]
+        rows += [
+            [task.task, held.title, "", *_validation(held), *_auroc(held.test)] for held in task.baselines
+        ]
     rows = [row + [""] * (len(header) - len(row)) for row in rows]
     remarks += [
         "Layer and C are chosen on validation; intervals: DeLong's over test examples, on the logit scale.",
@@ -165,11 +153,45 @@ def _layers(results: Results) -> Iterator[Section]:
 
 
 def _between(results: Results) -> Section:
-    rows = [[b.task, b.first, b.second, f"{b.difference:+.3f}", _p(b.p_holm)] for b in results.between]
-    header = ["task", "probe", "against", "difference", "p"]
-    return Section(
-        "Probe against probe, each at its chosen layer", header, rows, ["p: DeLong, paired; Holm."]
-    )
+    rows = [
+        [b.task, b.first, b.second, f"{b.difference:+.3f}", as_range(b.low, b.high, "+"), as_p(b.p_holm)]
+        for b in results.between
+    ]
+    header = ["task", "method", "against", "difference", f"{as_percent(results)} interval", "p"]
+    remarks = ["Difference of test AUROCs, interval and p: DeLong's, paired. p: Holm-corrected."]
+    return Section("Method against method, each at its chosen layer", header, rows, remarks)
+
+
+def _worth(results: Results) -> Section:
+    """Lay out what the scores are worth beyond their ranking."""
+    rows = []
+    for task in results.tasks:
+        held = [(curve.probe, curve.calibration) for curve in task.curves]
+        held += [(one.title, one.calibration) for one in task.baselines]
+        for name, worth in held:
+            if worth is None:
+                continue
+            most_trusted = next(risk for coverage, risk in worth.risk_coverage if coverage >= 0.2)
+            numbers = ["" if n is None else f"{n:.3f}" for n in (worth.brier, worth.ece)]
+            rows.append([task.task, name, *numbers, f"{worth.aurc:.3f}", f"{most_trusted:.3f}"])
+    header = ["task", "method", "Brier", "ECE", "AURC", "failures in the most trusted fifth"]
+    remarks = [
+        "Scores become probabilities by a logistic curve on validation; predictions are taken as they are.",
+        "Without knowledge: Brier 0.250, AURC 0.500, and half of every part are failures.",
+    ]
+    return Section("Calibration, and what abstaining gains", header, rows, remarks)
+
+
+def _measures(results: Results) -> Section:
+    """Lay out every measure of the model's confidence."""
+    rows = [
+        [task.task, held.name, *_validation(held), *_auroc(held.test)]
+        for task in results.tasks
+        for held in task.measures
+    ]
+    header = ["task", "measure", "validation", "test AUROC", f"{as_percent(results)} interval"]
+    remarks = ["Confidence, as the other tables have it, is the measure that is best on validation."]
+    return Section("What the model says of itself", header, rows, remarks, detail=True)
 
 
 def _cross_task(results: Results) -> Iterator[Section]:
@@ -197,7 +219,7 @@ def _paper(results: Results) -> Section:
         rows.append(
             [one.task, str(one.paper_layer), str(one.layer), f"{one.paper:.3f}", one.probe or "", ours]
         )
-    models = ", ".join(dict.fromkeys(_model(task) for task in results.tasks))
+    models = ", ".join(dict.fromkeys(task.model for task in results.tasks))
     remarks = [
         f"Paper: {held['source']}. Model: {held['model']}, {held['test_examples']} test examples.",
         f"Ours: {models}. Of another model a layer of the same number is not the same depth.",
@@ -207,7 +229,7 @@ def _paper(results: Results) -> Section:
 
 
 def _detail(results: Results, task: TaskResult) -> Section:
-    header = ["probe", "layer", "validation", "test AUROC", f"{_percent(results)} interval"]
+    header = ["probe", "layer", "validation", "test AUROC", f"{as_percent(results)} interval"]
     header += ["seeds, mean ± SD", "chosen", "vs chance, p", "vs confidence", "p"]
     rows = []
     for curve in task.curves:
@@ -217,7 +239,7 @@ def _detail(results: Results, task: TaskResult) -> Section:
             layer = "" if point.layer is None else str(point.layer)
             validation = "" if point.validation_auroc is None else f"{point.validation_auroc:.3f}"
             row = [curve.probe, layer, validation, *_auroc(point.test), _seeds(point.seed_aurocs), chosen]
-            rows.append([*row, _p(chance.p_holm), f"{margin.difference:+.3f}", _p(margin.p_holm)])
+            rows.append([*row, as_p(chance.p_holm), f"{margin.difference:+.3f}", as_p(margin.p_holm)])
     sizes = ", ".join(f"{count} {split}" for split, count in task.examples.items())
     remarks = [f"{sizes} examples", "p are Holm-corrected over all layers and tasks."]
     return Section(f"Every layer of {task.task}", header, rows, remarks, detail=True)
@@ -225,7 +247,7 @@ def _detail(results: Results, task: TaskResult) -> Section:
 
 def _repeat(results: Results) -> Section:
     rows = [
-        [t.task, _model(t), str(t.store["protocol"].get("name", "")), t.store["manifest_sha256"]]
+        [t.task, t.model, str(t.store["protocol"].get("name", "")), t.store["manifest_sha256"]]
         for t in results.tasks
     ]
     remarks = [f"{name} {number}" for name, number in results.versions.items()]
@@ -249,27 +271,33 @@ def _counted(tasks: Counter[str]) -> str:
     return ", ".join(task if count == 1 else f"{task} at {count} layers" for task, count in tasks.items())
 
 
-def _model(task: TaskResult) -> str:
-    model = task.store["model"]
-    return str(model.get("id") or model.get("name") or "unnamed model")
-
-
 def _layer_base(task: TaskResult) -> int:
     """Return the number by which the task's protocol calls the first decoder layer."""
     base = task.store["protocol"].get("layer_base", 0)
     return base if type(base) is int and base >= 0 else 0
 
 
-def _percent(results: Results) -> str:
+def as_percent(results: Results) -> str:
+    """The confidence of the intervals, as in ``99.9%``."""
     return f"{100 * results.confidence:.6g}%"
 
 
 def _auroc(measured: Auroc) -> tuple[str, str]:
-    return f"{measured.value:.3f}", _range(measured.low, measured.high)
+    return f"{measured.value:.3f}", as_range(measured.low, measured.high)
 
 
-def _range(low: float, high: float) -> str:
-    return f"[{low:.3f}, {high:.3f}]"
+def as_range(low: float, high: float, sign: str = "") -> str:
+    """An interval, as in ``[0.512, 0.634]``; with a sign of ``+`` each end has one."""
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _difference(test: Comparison) -> str:
+    return f"{test.difference:+.3f} {as_range(test.low, test.high, '+')}"
+
+
+def _validation(baseline: Baseline) -> list[str]:
+    found = (baseline.settings or {}).get("validation_auroc")
+    return ["" if found is None else f"{found:.3f}"]
 
 
 def _seeds(aurocs: Sequence[float]) -> str:
@@ -278,7 +306,8 @@ def _seeds(aurocs: Sequence[float]) -> str:
     return f"{statistics.fmean(aurocs):.3f} ± {statistics.stdev(aurocs):.3f} ({len(aurocs)})"
 
 
-def _p(value: float) -> str:
+def as_p(value: float) -> str:
+    """A p-value with four digits, or as less than the least of these."""
     return "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 

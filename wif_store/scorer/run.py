@@ -1,15 +1,13 @@
 """Score probes, or anyone's predictions, against the success labels of stores.
 
 Probes are fitted on train. ``C`` and the layer are chosen on validation. The test split is measured once.
-Comparisons come last and all at once, because Holm's correction needs every p-value of its family.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,47 +18,29 @@ from wif_store.format.schema import FINAL_TOKEN, SPLITS
 from wif_store.scorer.baselines import BASELINES
 from wif_store.scorer.cross_task import cross_task_table
 from wif_store.scorer.features import Store, labels
-from wif_store.scorer.fitting import LayerFit, fit_layers, pick_layers, read_layer, shuffled_control
+from wif_store.scorer.fitting import LayerFit, fit_places, places_of, read_place, shuffled_control
 from wif_store.scorer.predictions import Predictions, read_predictions, split_by_store
 from wif_store.scorer.probes import Probe, find_probe
-from wif_store.scorer.provenance import describe_store, package_versions
+from wif_store.scorer.provenance import describe_store
 from wif_store.scorer.results import (
     CHANCE,
-    Baseline,
-    Between,
-    Comparison,
     Curve,
     Point,
     Results,
-    TaskResult,
+    Weights,
 )
+from wif_store.scorer.sae_features import Pool, with_sae
 from wif_store.scorer.sites import at_site
-from wif_store.scorer.stats import Floats, Placements, bootstrap, holm, interval, paired_test, placements
+from wif_store.scorer.stats import (
+    interval,
+    placements,
+)
+from wif_store.scorer.subset import on_subset
+from wif_store.scorer.summary import Measured, Run, summarise
 
 Probes = str | Probe | object | Sequence[str | Probe | object]
 
 _UPSIDE_DOWN = "ranks failures above successes; a higher score must mean that success is likelier"
-
-
-@dataclass(slots=True)
-class _Measured:
-    """One curve before its comparisons, with the placements and scores of its points."""
-
-    task: int
-    curve: Curve
-    points: list[Placements]
-    scores: list[Floats]
-
-
-@dataclass(slots=True)
-class _Run:
-    """Everything measured so far."""
-
-    stores: list[Store]
-    confidence: float
-    described: list[dict[str, Any]]
-    baselines: list[dict[str, tuple[Placements, Mapping[str, Any]]]] = field(default_factory=list)
-    curves: list[_Measured] = field(default_factory=list)
 
 
 def score(
@@ -71,7 +51,10 @@ def score(
     confidence: float = 0.999,
     *,
     predictions: Predictions | Sequence[Predictions] = (),
+    subset: bool = False,
     site: str = FINAL_TOKEN,
+    sae: str | None = None,
+    sae_pool: Pool = "final",
     bootstrap_draws: int = 0,
     cross_task: bool = False,
 ) -> Results:
@@ -88,8 +71,12 @@ def score(
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
         predictions: scores that were computed elsewhere, as :func:`evaluate` takes them, to be compared
             with the probes.
+        subset: the predictions are for some of the test examples only, and everything is measured on these.
         site: where residuals are read: ``final_token``, ``prompt_end`` or a share of the answer, such as
             ``0.5``. Sequences end there too.
+        sae: a sparse autoencoder for the probes that read its features, as
+            :func:`wif_store.sae.opening.open_sae` takes it.
+        sae_pool: which tokens' features these read: ``final``, or the ``mean`` or ``max`` over all of them.
         bootstrap_draws: resamples for a bootstrap interval of each chosen point; 0 for none.
         cross_task: also train on each task and test on each other.
 
@@ -105,18 +92,24 @@ def score(
         results = wif_store.score(wif_store.open_store("winogrande.zarr"), layers="4,9,14")
         results.task("winogrande").curves[0].best.test.value
     """
-    run = _start(stores, confidence, bootstrap_draws, seeds)
-    run.stores[:] = [at_site(store, site) for store in run.stores]
     probes = [] if probe is None else _find_probes(probe)
+    given = _given(predictions, subset)
+    run = _start(stores, confidence, bootstrap_draws, seeds, given if subset else None)
+    run.stores[:] = [at_site(store, site) for store in run.stores]
+    if sae is not None:
+        run.stores[:] = [with_sae(store, sae, sae_pool) for store in run.stores]
+        if all(one.reads != "sae" for one in probes):
+            msg = "--sae is for probes of its features: add --probe sae-k or sae-logistic, or leave it out"
+            raise ScoreError(msg)
     wanted = _layers(layers, run.stores)
-    chosen_layers = [[pick_layers(store, one, wanted) for one in probes] for store in run.stores]
-    named = _add_predictions(run, predictions, None, [one.name for one in probes])
+    places = [[places_of(store, one, wanted) for one in probes] for store in run.stores]
+    named = _add_predictions(run, given, None, [one.name for one in probes])
     if not probes and not named:
         msg = "there is nothing to score; give a probe or predictions"
         raise ScoreError(msg)
     for number, store in enumerate(run.stores):
-        for one, asked in zip(probes, chosen_layers[number], strict=True):
-            fits = fit_layers(store, one, asked, seeds)
+        for one, asked in zip(probes, places[number], strict=True):
+            fits = fit_places(store, one, asked, seeds)
             run.curves.append(_curve(number, store, one, fits, confidence))
     tables = []
     for one in probes if cross_task else ():
@@ -127,9 +120,12 @@ def score(
         "predictions": named,
         "layers": wanted,
         "site": site,
+        "sae": sae,
+        "sae_pool": sae_pool if sae else None,
+        "subset": subset,
         "seeds": seeds,
     }
-    return replace(_finish(run, settings, bootstrap_draws), cross_task=tuple(tables))
+    return replace(summarise(run, settings, bootstrap_draws), cross_task=tuple(tables))
 
 
 def evaluate(
@@ -138,6 +134,7 @@ def evaluate(
     confidence: float = 0.999,
     *,
     name: str | None = None,
+    subset: bool = False,
     bootstrap_draws: int = 0,
 ) -> Results:
     """Measure someone's scores for the test examples just as a probe's.
@@ -146,9 +143,11 @@ def evaluate(
         predictions: a file with the columns ``id`` and ``score`` (.csv, .tsv, .json, .jsonl or .parquet), a
             mapping of example id to score, or a pandas Series whose index is the id; or several of these. A
             higher score must mean that success is likelier. Exactly the test ids of the stores, each once.
+            Scores from 0 to 1 are read as probabilities of success too.
         stores: one store a task.
         confidence: of the intervals; ``1 - confidence`` is the level of every verdict.
         name: what to call the method, where there is only one; if not given, the name of the file or Series.
+        subset: the predictions are for some of the test examples only, and everything is measured on these.
         bootstrap_draws: resamples for a bootstrap interval; 0 for none.
 
     Returns:
@@ -163,12 +162,13 @@ def evaluate(
         scores = {example.id: example.choice.margin for example in store.examples("test")}
         results = wif_store.evaluate(scores, store)
     """
-    run = _start(stores, confidence, bootstrap_draws, 1)
-    named = _add_predictions(run, predictions, name, [])
+    given = _given(predictions, subset)
+    run = _start(stores, confidence, bootstrap_draws, 1, given if subset else None)
+    named = _add_predictions(run, given, name, [])
     if not named:
         msg = "there are no predictions to evaluate; give a file, or a mapping of example id to score"
         raise ScoreError(msg)
-    return _finish(run, {"predictions": named}, bootstrap_draws)
+    return summarise(run, {"predictions": named, "subset": subset}, bootstrap_draws)
 
 
 def _layers(layers: str | int | Iterable[int] | None, stores: Sequence[Store]) -> tuple[int, ...] | None:
@@ -193,19 +193,29 @@ def _layers(layers: str | int | Iterable[int] | None, stores: Sequence[Store]) -
     return found
 
 
-def _add_predictions(
-    run: _Run, predictions: Predictions | Sequence[Predictions], name: str | None, probes: Sequence[str]
-) -> list[str]:
-    """Measure scores that were computed elsewhere, each as a curve of one point; return their names."""
+def _given(
+    predictions: Predictions | Sequence[Predictions], subset: bool
+) -> list[tuple[str, dict[str, float]]]:
+    """The name of each of the predictions, empty if it has none, and its score for each example id."""
     several: Sequence[Predictions] = (
         predictions if isinstance(predictions, list | tuple) else [cast("Predictions", predictions)]
     )
+    found = [read_predictions(one) for one in several]
+    if subset and not found:
+        msg = "--subset is for predictions of some of the test examples: give them, or leave it out"
+        raise ScoreError(msg)
+    return found
+
+
+def _add_predictions(
+    run: Run, several: Sequence[tuple[str, dict[str, float]]], name: str | None, probes: Sequence[str]
+) -> list[str]:
+    """Measure scores that were computed elsewhere, each as a curve of one point; return their names."""
     if name is not None and len(several) > 1:
         msg = f"name is {name!r} for {len(several)} predictions; name each by its file, or as a Series"
         raise ScoreError(msg)
     names: list[str] = []
-    for number, one in enumerate(several, 1):
-        found, scores = read_predictions(one)
+    for number, (found, scores) in enumerate(several, 1):
         method = name or found or ("predictions" if len(several) == 1 else f"predictions {number}")
         if method in names:
             msg = f"predictions {method!r} are given twice; give each a name of its own"
@@ -220,11 +230,17 @@ def _add_predictions(
             test = interval(measured, run.confidence)
             notes = part.notes if test.high >= 0.5 else (*part.notes, _UPSIDE_DOWN)
             curve = Curve(method, None, (Point(None, test, notes=notes),), 0)
-            run.curves.append(_Measured(number, curve, [measured], [part.scores]))
+            run.curves.append(Measured(number, curve, [measured], [{"test": part.scores}]))
     return names
 
 
-def _start(stores: Store | Sequence[Store], confidence: float, draws: int, seeds: int) -> _Run:
+def _start(
+    stores: Store | Sequence[Store],
+    confidence: float,
+    draws: int,
+    seeds: int,
+    subset: Sequence[tuple[str, dict[str, float]]] | None = None,
+) -> Run:
     held: list[Store] = list(stores) if isinstance(stores, Sequence) else [stores]
     if not held:
         msg = "there is no store to score; give at least one"
@@ -245,13 +261,16 @@ def _start(stores: Store | Sequence[Store], confidence: float, draws: int, seeds
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"task {twice[0]!r} is given by more than one store; score one model and protocol at a time"
         raise ScoreError(msg)
-    run = _Run(held, confidence, [describe_store(store) for store in held])
+    described = [describe_store(store) for store in held]
+    if subset is not None:
+        held = [on_subset(store, {id for _, scores in subset for id in scores}) for store in held]
+    run = Run(held, confidence, described)
     for store in held:
         for split in SPLITS:
             labels(store, split)
         truth = labels(store, "test")
         scored = {name: baseline(store) for name, baseline in BASELINES.items()}
-        run.baselines.append({name: (placements(truth, s), chosen) for name, (s, chosen) in scored.items()})
+        run.baselines.append({name: (placements(truth, one.test), one) for name, one in scored.items()})
     return run
 
 
@@ -264,9 +283,9 @@ def _find_probes(probe: Probes) -> list[Probe]:
     return found
 
 
-def _curve(number: int, store: Store, probe: Probe, fits: list[LayerFit], confidence: float) -> _Measured:
+def _curve(number: int, store: Store, probe: Probe, fits: list[LayerFit], confidence: float) -> Measured:
     chosen = int(np.argmax([fit.validation_auroc for fit in fits]))
-    control = shuffled_control(probe, read_layer(store, probe, fits[chosen].layer))
+    control = shuffled_control(probe, read_place(store, probe, fits[chosen].place))
     points = tuple(
         Point(
             fit.layer,
@@ -279,56 +298,9 @@ def _curve(number: int, store: Store, probe: Probe, fits: list[LayerFit], confid
         for fit in fits
     )
     curve = Curve(probe.name, probe.reads, points, chosen, shuffled=interval(control, confidence))
-    return _Measured(number, curve, [fit.test for fit in fits], [fit.scores for fit in fits])
-
-
-def _finish(run: _Run, settings: Mapping[str, Any], draws: int) -> Results:
-    """Compare everything with everything it is read against, and put the records together."""
-    everywhere = iter(_compare(run, [(m.task, p) for m in run.curves for p in m.points]))
-    heads = _compare(run, [(m.task, m.points[m.curve.chosen]) for m in run.curves])
-    curves: list[list[Curve]] = [[] for _ in run.stores]
-    for measured, head in zip(run.curves, heads, strict=True):
-        points = tuple(replace(point, comparisons=next(everywhere)) for point in measured.curve.points)
-        drawn = None
-        if draws:
-            truth = labels(run.stores[measured.task], "test")
-            drawn = bootstrap(truth, measured.scores[measured.curve.chosen], draws, run.confidence)
-        curve = replace(measured.curve, points=points, comparisons=head, bootstrap=drawn)
-        curves[measured.task].append(curve)
-    tasks = tuple(
-        TaskResult(
-            store.task,
-            described,
-            {split: len(labels(store, split)) for split in SPLITS},
-            tuple(Baseline(name, interval(p, run.confidence), how) for name, (p, how) in baselines.items()),
-            tuple(found),
-        )
-        for store, described, baselines, found in zip(
-            run.stores, run.described, run.baselines, curves, strict=True
-        )
-    )
-    return Results(run.confidence, {**settings, "bootstrap": draws}, package_versions(), tasks, _between(run))
-
-
-def _compare(run: _Run, family: list[tuple[int, Placements]]) -> list[tuple[Comparison, ...]]:
-    """Compare each of a family of points with chance and the baselines of its task; Holm over the family."""
-    columns = []
-    for name in (CHANCE, *BASELINES):
-        if name == CHANCE:
-            tests = [(p.auroc - 0.5, interval(p, run.confidence).p_chance) for _, p in family]
-        else:
-            tests = [paired_test(p, run.baselines[task][name][0]) for task, p in family]
-        adjusted = holm([p for _, p in tests])
-        columns.append([Comparison(name, d, p, a) for (d, p), a in zip(tests, adjusted, strict=True)])
-    return list(zip(*columns, strict=True))
-
-
-def _between(run: _Run) -> tuple[Between, ...]:
-    """Compare the probes with each other, task by task, each at its chosen layer."""
-    pairs = [(a, b) for a, b in combinations(run.curves, 2) if a.task == b.task]
-    tests = [paired_test(a.points[a.curve.chosen], b.points[b.curve.chosen]) for a, b in pairs]
-    adjusted = holm([p for _, p in tests])
-    return tuple(
-        Between(run.stores[a.task].task, a.curve.probe, b.curve.probe, difference, p, p_holm)
-        for (a, b), (difference, p), p_holm in zip(pairs, tests, adjusted, strict=True)
-    )
+    weights = [
+        Weights(store.task, probe.name, fit.layer, fit.weights)
+        for fit in fits
+        if fit.layer is not None and fit.weights is not None
+    ]
+    return Measured(number, curve, [fit.test for fit in fits], [fit.scores for fit in fits], weights)

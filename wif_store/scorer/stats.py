@@ -62,6 +62,16 @@ class Auroc:
     negatives: int
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The difference of two AUROCs of the same examples, with its interval and its two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
 def placements(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Placements:
     """Compute the AUROC of ``scores`` and its DeLong terms.
 
@@ -112,15 +122,12 @@ def interval(measured: Placements, confidence: float = 0.999) -> Auroc:
     )
 
 
-def paired_test(first: Placements, second: Placements) -> tuple[float, float]:
-    """Compare two AUROCs of the same examples with DeLong's paired test.
-
-    Returns:
-        The difference ``first - second`` and its two-sided p-value.
-    """
+def paired_test(first: Placements, second: Placements, confidence: float = 0.999) -> Difference:
+    """Compare two AUROCs of the same examples with DeLong's paired test: ``first - second``."""
     variance = first.variance + second.variance - 2.0 * first.covariance(second)
-    difference = first.auroc - second.auroc
-    return difference, _two_sided(difference, max(variance, 0.0) ** 0.5)
+    value, error = first.auroc - second.auroc, max(variance, 0.0) ** 0.5
+    reach = _NORMAL.inv_cdf((1.0 + confidence) / 2.0) * error
+    return Difference(value, max(-1.0, value - reach), min(1.0, value + reach), _two_sided(value, error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -53,6 +53,24 @@ def _attention() -> Any:
     return AttentionProbe()
 
 
+def _ensemble() -> Any:
+    from wif_store.scorer.probes.ensemble import LayerEnsemble
+
+    return LayerEnsemble()
+
+
+def _sae_logistic() -> Any:
+    from wif_store.scorer.probes.sparse_features import SaeLogistic
+
+    return SaeLogistic()
+
+
+def _sae_k() -> Any:
+    from wif_store.scorer.probes.sparse_features import SaeK
+
+    return SaeK()
+
+
 PROBES = {
     probe.name: probe
     for probe in (
@@ -62,6 +80,9 @@ PROBES = {
         Probe("lda", _lda),
         Probe("mean-token", _logistic, reads="mean_token", threads=True),
         Probe("attention", _attention, reads="sequence"),
+        Probe("ensemble", _ensemble, reads="layers", threads=True),
+        Probe("sae-logistic", _sae_logistic, reads="sae"),
+        Probe("sae-k", _sae_k, reads="sae"),
     )
 }
 

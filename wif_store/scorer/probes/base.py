@@ -94,8 +94,9 @@ def scores_of(estimator: Any, features: Features, where: str, *, constant_ok: bo
     else:
         msg = f"{where} has neither decision_function nor predict_proba; a probe must give scores, not labels"
         raise ScoreError(msg)
-    if given.shape != (len(features),):
-        msg = f"{where} gave scores of shape {given.shape} for {len(features)} examples; expected one each"
+    count = features.shape[0]
+    if given.shape != (count,):
+        msg = f"{where} gave scores of shape {given.shape} for {count} examples; expected one each"
         raise ScoreError(msg)
     return check_scores(given, where, constant_ok=constant_ok)
 

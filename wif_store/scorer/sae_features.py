@@ -1,0 +1,133 @@
+"""What a sparse autoencoder (SAE) makes of a store: features in the place of residuals."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import numpy as np
+
+from wif_store.errors import ScoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wif_store.sae.autoencoder import SparseAutoencoder
+    from wif_store.scorer.features import Place, Store
+
+Pool = Literal["final", "mean", "max"]
+"""Which tokens' features are taken: the final one's, or the mean or the largest over all of them."""
+
+TOKENS: Final = 8192
+"""Tokens that are encoded together, at least, where all of them are."""
+POOR: Final = 0.6
+"""Share of the variance under which an SAE says little of the residuals."""
+
+
+def with_sae(store: Store, spec: str, pool: Pool = "final") -> Store:
+    """A store that has features of an SAE too, at the layers that the SAE is there for.
+
+    Args:
+        store: An open store.
+        spec: As :func:`wif_store.sae.opening.open_sae` takes it.
+        pool: Which tokens' features are taken.
+
+    Raises:
+        SaeError: If there is no such SAE, or it is not one of the store's model.
+        ScoreError: If there is no such pool, or the store lacks what it reads.
+    """
+    if pool not in get_args(Pool):
+        msg = f"the pool of the SAE's features is {pool!r}; expected one of: {', '.join(get_args(Pool))}"
+        raise ScoreError(msg)
+    if pool != "final" and not store.sequence_layers:
+        msg = (
+            f"--sae-pool {pool} reads full sequences and the store of task {store.task!r} holds none; build "
+            "it with --sequence-layers"
+        )
+        raise ScoreError(msg)
+    from wif_store.sae.layers import layers_of
+
+    held = store.layers if pool == "final" else store.sequence_layers
+    return _WithSae(store, spec, pool, layers_of(spec, held, store))
+
+
+def reconstruction(store: Any, layer: Place) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """How well the SAE of a layer gives back the residuals of train: as settings, and as notes if poorly."""
+    share = store.variance_explained(layer)
+    said = {"features": store.sae(layer).width, "variance_explained": round(share, 4)}
+    if share >= POOR:
+        return said, ()
+    return said, (f"the SAE gives back {share:.2f} of the variance of train, under {POOR}",)
+
+
+@dataclass(frozen=True)
+class _WithSae:
+    """The store of :func:`with_sae`: everything but the features is the store's own."""
+
+    store: Any
+    spec: str
+    pool: Pool
+    sae_layers: tuple[int, ...]
+    _kept: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    _keeping: Any = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "store" or name.startswith("__"):  # a copy asks for both before it has any
+            raise AttributeError(name)
+        return getattr(self.store, name)
+
+    def sae(self, layer: int) -> SparseAutoencoder:
+        """The SAE of a layer, opened once."""
+        from wif_store.sae.opening import open_sae
+
+        with self._keeping:
+            if layer not in self._kept:
+                self._kept[layer] = open_sae(self.spec, layer, self.store)
+            found: SparseAutoencoder = self._kept[layer]
+        return found
+
+    def read_codes(self, layer: int, split: str) -> Any:
+        """The features of a split: sparse float32 ``[n, features]``."""
+        sae = self.sae(layer)
+        if self.pool == "final":
+            return sae.encode(self.store.read_final_token(layer, split)[0])
+        from scipy import sparse
+
+        parts = [self._pooled(sae, batch) for batch in self._batches(layer, split)]
+        return sparse.vstack(parts, "csr")
+
+    def variance_explained(self, layer: int) -> float:
+        """The share of the variance of train's final tokens that the SAE gives back."""
+        from wif_store.sae.autoencoder import variance_explained
+
+        return variance_explained(self.sae(layer), self.store.read_final_token(layer, "train")[0])
+
+    def _batches(self, layer: int, split: str) -> Iterator[list[Any]]:
+        batch: list[Any] = []
+        for tokens in self.store.iter_sequences(layer, split):
+            batch.append(tokens)
+            if sum(map(len, batch)) >= TOKENS:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _pooled(self, sae: SparseAutoencoder, batch: Sequence[Any]) -> Any:
+        """One row of features for each sequence."""
+        from scipy import sparse
+
+        codes = sae.encode(np.concatenate(batch))
+        bounds = np.cumsum([0, *map(len, batch)]).tolist()
+        rows = []
+        for begin, end in pairwise(bounds):
+            of_one = codes[begin:end]
+            if self.pool == "max":
+                rows.append(sparse.csr_array(of_one.max(axis=0).reshape(1, -1)))
+            else:
+                rows.append(sparse.csr_array(of_one.sum(axis=0, dtype=np.float64)[None] / (end - begin)))
+        return sparse.vstack(rows, "csr", dtype=np.float32)
