@@ -14,7 +14,7 @@ from pathlib import Path
 from relock import python_with_uv
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("--extra=embedded", "--extra=ray", "--extra=attention")
+EXTRAS = ("--extra=embedded", "--extra=ray", "--extra=attention", "--extra=sae", "--extra=harness")
 COMMANDS_PAGE = "tests/test_docs.py::test_the_commands_are_those_of_the_program"
 ENDS = {
     # Old releases warn of what newer ones no longer do, and older typers word the commands' page otherwise.

@@ -183,6 +183,19 @@ def test_the_quickstart_runs_from_end_to_end(
         exec(with_what_is_at_hand(textwrap.dedent(example)), scope)
 
 
+@pytest.mark.parametrize("number", range(2))
+def test_the_probes_of_the_page_are_scored(
+    number: int, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(made)
+    found: dict[str, Any] = {}
+    exec(blocks("docs/probes.md")[number], found)
+    for curve in found["results"].tasks[0].curves:
+        assert 0 < curve.best.test.low < curve.best.test.high < 1
+    if number == 0:
+        assert "length_and_margin" in capsys.readouterr().out
+
+
 def with_what_is_at_hand(code: str) -> str:
     """The same code with a tiny model, and rows that are made up."""
     return code.replace('"gemma3-270m"', '"checkpoint"').replace('"builtin"', '"rows.jsonl"')
@@ -196,6 +209,7 @@ def test_no_example_of_a_page_is_left_out() -> None:
         "CONTRIBUTING.md": 1,
         "README.md": 2,
         "docs/format.md": 5,
+        "docs/probes.md": 2,
         "docs/publishing.md": 1,
         "docs/quickstart.md": 4,
     }
@@ -238,13 +252,18 @@ def test_the_commands_are_those_of_the_program() -> None:
     assert rows(found.partition("\n## ")[0]) == expected
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/commands.md", "docs/quickstart.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/commands.md", "docs/explaining.md", "docs/quickstart.md", "docs/results.md"]
+)
 def test_every_command_line_is_one_that_the_program_takes(name: str) -> None:
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     shells = re.findall(r"^```sh\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL)
     lines = [line.partition("  #")[0] for line in "".join(shells).replace("\\\n", " ").splitlines()]
     ours = [line.split()[1:] for line in lines if line.startswith("wif-store ")]
     assert ours
-    for command, *arguments in ours:
-        known = {option for parameter in commands[command].params for option in parameter.opts}
-        assert {a for a in arguments if a.startswith("--")} <= known, (command, arguments)
+    for name, *arguments in ours:
+        command = commands[name]
+        if inner := getattr(command, "commands", None):
+            command = inner[arguments[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {a for a in arguments if a.startswith("--")} <= known, (name, arguments)

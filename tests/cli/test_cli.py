@@ -44,7 +44,7 @@ def test_build_verify_info_audit(store):
 
 def test_the_list_of_commands_is_whole_sentences():
     commands = run("--help").stdout.partition("Commands:")[2].split("\n")[1:-1]
-    assert len(commands) == 9
+    assert len(commands) == 11
     assert all(line.endswith(".") and "..." not in line for line in commands)
 
 

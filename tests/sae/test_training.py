@@ -11,12 +11,14 @@ import torch
 
 from tests.support.command import run
 from tests.support.saes import LAYERS, WIDTH, planted_store
+from tests.support.stores import make_store
 from wif_store import open_store
 from wif_store.errors import SaeError
 from wif_store.sae import library, training
 from wif_store.sae.autoencoder import variance_explained
 from wif_store.sae.opening import open_sae
 from wif_store.sae.training import train_sae
+from wif_store.scorer.provenance import describe_store
 
 QUICK = {"width": 64, "k": 4, "tokens": 60_000, "batch": 256, "learning_rate": 3e-3}
 
@@ -28,7 +30,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
-    return train_sae(store, 1, tmp_path_factory.mktemp("saes") / "one", **QUICK)
+    return train_sae([store], 1, tmp_path_factory.mktemp("saes") / "one", **QUICK)
 
 
 def tokens_of(store, split, layer=1):
@@ -70,8 +72,9 @@ def test_what_is_saved_says_where_it_is_from(store, trained):
     assert metadata["model_name"] == "google/gemma-2-2b"
     assert metadata["hook_name"] == "blocks.1.hook_resid_post"
     ours = metadata["wif_store"]
-    assert (ours["task"], ours["split"], ours["seed"]) == ("winogrande", "train", 0)
-    assert len(ours["manifest_sha256"]) == 64
+    assert (ours["split"], ours["seed"]) == ("train", 0)
+    # The same hash as results have.
+    assert ours["stores"] == {"winogrande": describe_store(store)["manifest_sha256"]}
     assert ours["variance_explained"] == trained.variance_explained
     assert [path.name for path in trained.folder.parent.iterdir()] == ["one"]
 
@@ -81,25 +84,34 @@ def test_the_same_call_gives_the_same_sae(store, tmp_path):
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     steps = []
-    one = train_sae(store, 1, tmp_path / "1", **quick, progress=lambda *done: steps.append(done))
+    one = train_sae([store], 1, tmp_path / "1", **quick, progress=lambda *done: steps.append(done))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert steps == [(n, 20) for n in range(1, 21)]
-    assert weights_of(train_sae(store, 1, tmp_path / "2", **quick)) == weights_of(one)
-    assert weights_of(train_sae(store, 1, tmp_path / "3", **quick, seed=1)) != weights_of(one)
+    assert weights_of(train_sae([store], 1, tmp_path / "2", **quick)) == weights_of(one)
+    assert weights_of(train_sae([store], 1, tmp_path / "3", **quick, seed=1)) != weights_of(one)
 
 
 def test_a_large_split_is_drawn_from(store, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "HELD_BYTES", 1000 * 4 * WIDTH)
     monkeypatch.setattr(training, "VALIDATION_BYTES", 100 * 4 * WIDTH)
-    found = train_sae(store, 1, tmp_path / "s", **QUICK | {"tokens": 2_000})
+    found = train_sae([store], 1, tmp_path / "s", **QUICK | {"tokens": 2_000})
     assert found.tokens + found.outliers == 1000
     assert found.outliers > 0
+
+
+def test_stores_of_one_model_are_trained_on_together(store, tmp_path):
+    both = train_sae([store, store], 1, tmp_path / "both", **QUICK | {"tokens": 2_000})
+    alone = train_sae([store], 1, tmp_path / "alone", **QUICK | {"tokens": 2_000})
+    assert both.tokens == 2 * alone.tokens
+    other = open_store(make_store(tmp_path / "o.zarr", d_model=WIDTH, sequence_layers=4, id="another/model"))
+    with pytest.raises(SaeError, match=r"is of the model 'google/gemma-2-2b' .* of 'another/model'"):
+        train_sae([store, other], 1, tmp_path / "new", **QUICK)
 
 
 def test_what_cannot_be_trained_is_refused(store, trained, tmp_path):
     def refused(match, layer=1, out=tmp_path / "new", **options):
         with pytest.raises(SaeError, match=match) as error:
-            train_sae(store, layer, out, **QUICK | options)
+            train_sae([store], layer, out, **QUICK | options)
         assert str(error.value).isprintable()
 
     refused(rf"no sequence residuals of layer 2; it has: {LAYERS[0]}, {LAYERS[1]}\.", layer=2)

@@ -79,7 +79,7 @@ def quiz_command(
     seed: Annotated[int, typer.Option(min=0, help="Fixes which, and their order.")] = 0,
     out: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)] = Path("quiz.html"),
 ) -> None:
-    """Write a page on which a person says which answers are right, and saves it for `score --subset`."""
+    """Write a page on which a person says which answers are right."""
     from wif_store.explainer.explanation import check_quotes, read_explanation
     from wif_store.explainer.quiz import draw_questions, render_quiz
     from wif_store.store.reader import open_store

@@ -105,8 +105,8 @@ def write_explanation(store: Store, found: Found) -> str:
 def check_quotes(explanation: Explanation, store: Store) -> None:
     """Refuse an explanation that quotes a test example.
 
-    A quotation is eight words in a row of a test prompt that no train prompt has, or a whole prompt of four to
-    seven.
+    A quotation is eight words in a row of a test prompt that no train prompt has, or a whole prompt of four
+    to seven.
 
     Raises:
         ScoreError: Naming the example.

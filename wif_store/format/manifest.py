@@ -66,6 +66,12 @@ def render_manifest(sections: Mapping[str, Any]) -> bytes:
     return content.replace(key + blank, key + digest).encode()
 
 
+def digest_of(sections: Mapping[str, Any]) -> str:
+    """A SHA-256 over sections of a manifest, whatever their order; all of them name every byte of a store."""
+    canonical = json.dumps(sections, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "backslashreplace")).hexdigest()
+
+
 def parse_manifest(content: bytes, name: str) -> Manifest:
     """Check and parse a manifest.
 

@@ -1,18 +1,17 @@
-"""Train an SAE on the sequences of a store, and say how good it is."""
+"""Train an SAE on the sequences of stores, and say how good it is."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wif_store.errors import SaeError, one_line
+from wif_store.format.manifest import digest_of
 from wif_store.format.schema import SEQUENCE
 from wif_store.sae.autoencoder import explained, library
 from wif_store.sae.names import hook
@@ -20,9 +19,9 @@ from wif_store.sae.settings import Settings
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from wif_store.format.schema import Float32, Manifest
+    from wif_store.format.schema import Float32
     from wif_store.store.reader import ActivationStore
 
 TRAIN: Final = "train"
@@ -50,7 +49,7 @@ class Trained:
         width: How many features it has.
         variance_explained: The share of the variance of validation tokens that it gives back.
         dead: How many features are active at none of the tokens that it was trained on.
-        tokens: How many tokens of the store it was trained on.
+        tokens: How many tokens of the stores it was trained on.
         outliers: How many were left out for their norm.
     """
 
@@ -63,7 +62,7 @@ class Trained:
 
 
 def train_sae(
-    store: ActivationStore,
+    stores: Sequence[ActivationStore],
     layer: int,
     out: str | os.PathLike[str],
     *,
@@ -75,45 +74,46 @@ def train_sae(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trained:
-    """Train a TopK SAE with SAELens on the sequences of the train split, and save it in SAELens' format.
+    """Train a TopK SAE with SAELens on the sequences of train splits, and save it in SAELens' format.
 
     Tokens are scaled so that their mean norm is ``sqrt(d_model)``; the scale is folded into the weights that
     are saved. Tokens whose norm is over three times the median are left out. At most a GiB of tokens is
-    held; where the split has more, some are drawn. The same call gives the same SAE on one machine with one
-    number of threads.
+    held; where a split has more than its part, some are drawn. The same call gives the same SAE on one
+    machine with one number of threads.
 
     Args:
-        store: An open store.
-        layer: 0-based decoder layer of which it has sequences.
+        stores: Open stores of one model.
+        layer: 0-based decoder layer of which they have sequences.
         out: The folder to write, which must not be there.
         width: How many features; 8 for each channel of the residual stream where it is None.
         k: How many features are active at a token.
-        tokens: How many tokens to train on; those of the store are repeated until there are so many.
+        tokens: How many tokens to train on; those of the stores are repeated until there are so many.
         batch: Tokens of a step.
         learning_rate: Of Adam.
         seed: Fixes which tokens are used, their order and the first weights.
         progress: Called after every step with the steps done and all steps.
 
     Raises:
-        SaeError: If the store has no sequences of the layer or too few tokens, the settings contradict one
-            another, the folder is there or cannot be written, or SAELens is not installed.
-        DamageError: If the bytes of the store are not those that were written.
+        SaeError: If a store has no sequences of the layer or is of another model, there are too few tokens,
+            the settings contradict one another, the folder is there or cannot be written, or SAELens is not
+            installed.
+        DamageError: If the bytes of a store are not those that were written.
     """
     settings = Settings(
-        WIDTH * store.d_model if width is None else width, k, tokens, batch, learning_rate, seed
+        WIDTH * stores[0].d_model if width is None else width, k, tokens, batch, learning_rate, seed
     )
     folder = Path(out)
-    _check(store, layer, folder, settings)
+    _check(stores, layer, folder, settings)
     sae_library = library()
-    drawn = _draw(store, layer, TRAIN, HELD_BYTES, seed)
+    drawn = _draw(stores, layer, TRAIN, HELD_BYTES, seed)
     norms = np.linalg.norm(drawn, axis=1)
     limit = OUTLIER * float(np.median(norms))
     kept = np.ascontiguousarray(drawn[norms <= limit])
     outliers = len(drawn) - len(kept)
     del drawn
-    held_out = _draw(store, layer, VALIDATION, VALIDATION_BYTES, seed)
+    held_out = _draw(stores, layer, VALIDATION, VALIDATION_BYTES, seed)
     held_out = held_out[np.linalg.norm(held_out, axis=1) <= limit]
-    sae = sae_library.train(kept, settings, _metadata(store, layer), progress)
+    sae = sae_library.train(kept, settings, _metadata(stores, layer), progress)
     found = Trained(
         folder=folder,
         width=settings.width,
@@ -127,14 +127,20 @@ def train_sae(
     return found
 
 
-def _check(store: ActivationStore, layer: int, folder: Path, settings: Settings) -> None:
-    if layer not in store.sequence_layers:
-        have = ", ".join(map(str, store.sequence_layers)) or "none"
-        msg = (
-            f"{store.name} has no {SEQUENCE} residuals of layer {layer}; it has: {have}. Choose one of them, "
-            "or build the store with --sequence-layers"
-        )
-        raise SaeError(msg)
+def _check(stores: Sequence[ActivationStore], layer: int, folder: Path, settings: Settings) -> None:
+    first = stores[0]
+    for store in stores:
+        if layer not in store.sequence_layers:
+            have = ", ".join(map(str, store.sequence_layers)) or "none"
+            msg = (
+                f"{store.name} has no {SEQUENCE} residuals of layer {layer}; it has: {have}. Choose one of "
+                "them, or build the store with --sequence-layers"
+            )
+            raise SaeError(msg)
+        if _model(store) != _model(first):
+            named, other = (f"{_model(one)[0]!r:.60} ({_model(one)[1]!r:.50})" for one in (first, store))
+            msg = f"{first.name} is of the model {named} and {store.name} of {other}; expected stores of one"
+            raise SaeError(msg)
     if folder.exists():
         msg = f"{folder} is there already: remove it, or choose another folder"
         raise SaeError(msg)
@@ -142,15 +148,25 @@ def _check(store: ActivationStore, layer: int, folder: Path, settings: Settings)
         pass
     # With a feature for every token an SAE could remember them all.
     for split, needed in ((TRAIN, settings.width), (VALIDATION, 2)):
-        if (count := store.manifest.splits[split]["tokens"]) < needed:
+        if (count := sum(store.manifest.splits[split]["tokens"] for store in stores)) < needed:
             msg = (
-                f"{store.name} has {count} {split} tokens; expected at least {needed} for {settings.width} "
-                "features: build a larger store, or train a narrower SAE"
+                f"{first.name} has {count} {split} tokens; expected at least {needed} for {settings.width} "
+                "features: build a larger store, give more stores, or train a narrower SAE"
             )
             raise SaeError(msg)
 
 
-def _draw(store: ActivationStore, layer: int, split: str, most_bytes: int, seed: int) -> Float32:
+def _model(store: ActivationStore) -> tuple[str, str]:
+    return str(store.manifest.model["id"]), str(store.manifest.model["revision"])
+
+
+def _draw(stores: Sequence[ActivationStore], layer: int, split: str, most_bytes: int, seed: int) -> Float32:
+    """Tokens of a split of some stores, float32 ``[n, d_model]``, of each as many as fit into its part."""
+    parts = [_draw_one(store, layer, split, most_bytes // len(stores), seed) for store in stores]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _draw_one(store: ActivationStore, layer: int, split: str, most_bytes: int, seed: int) -> Float32:
     """Tokens of a split, float32 ``[n, d_model]`` in the order of the store: all, or as many as fit."""
     count = int(store.manifest.splits[split]["tokens"])
     most = most_bytes // (4 * store.d_model)
@@ -174,25 +190,18 @@ def _dead(sae: Any, tokens: Float32, width: int) -> int:
     return width - int(active.sum())
 
 
-def _metadata(store: ActivationStore, layer: int) -> dict[str, Any]:
-    """What SAELens records of an SAE, and of which store it is."""
+def _metadata(stores: Sequence[ActivationStore], layer: int) -> dict[str, Any]:
+    """What SAELens records of an SAE, and of which stores it is."""
+    name, revision = _model(stores[0])
     return {
-        "model_name": store.manifest.model["id"],
+        "model_name": name,
         "hook_name": hook(layer),
         "wif_store": {
-            "task": store.task,
             "split": TRAIN,
-            "model_revision": store.manifest.model["revision"],
-            "manifest_sha256": _digest(store.manifest),
+            "model_revision": revision,
+            "stores": {store.task: digest_of(asdict(store.manifest)) for store in stores},
         },
     }
-
-
-def _digest(manifest: Manifest) -> str:
-    """A hash over all that a manifest says, which names the SHA-256 of every file of the store."""
-    said = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
-    canonical = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _save(sae: Any, folder: Path, measured: dict[str, Any]) -> None:

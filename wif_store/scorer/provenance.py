@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wif_store import __version__
 from wif_store.errors import ScoreError
+from wif_store.format.manifest import digest_of
 
 if TYPE_CHECKING:
     from wif_store.scorer.features import Store
@@ -42,9 +41,8 @@ def describe_store(store: Store) -> dict[str, Any]:
     except ValueError as error:
         msg = f"the store of task {store.task!r} has a damaged manifest ({error}): build or pull it again"
         raise ScoreError(msg) from None
-    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return {
-        "manifest_sha256": hashlib.sha256(canonical.encode()).hexdigest(),
+        "manifest_sha256": digest_of(manifest),
         "d_model": store.d_model,
         **{part: manifest[part] for part in PARTS},
     }

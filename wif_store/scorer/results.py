@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pandas as pd
     import pyarrow as pa
 
     from wif_store.scorer.calibration import Calibration
@@ -279,14 +278,14 @@ class Results:
             parts.append(pa.table(columns | scores))
         return pa.concat_tables(parts, promote_options="default") if parts else pa.table({})
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return the chosen points and the baselines as a table: one row a task and method.
+    def to_pandas(self) -> Any:
+        """Return the chosen points and the baselines as a pandas DataFrame: one row a task and method.
 
         Example::
 
             wif_store.score(store).to_pandas().query("auroc > 0.6")
         """
-        import pandas as pd
+        import pyarrow as pa
 
         rows: list[dict[str, Any]] = []
         for task in self.tasks:
@@ -295,7 +294,7 @@ class Results:
                 for curve in task.curves
             ]
             rows += [_as_row(task, one.name, None, one.test, one.calibration) for one in task.baselines]
-        return pd.DataFrame(rows)
+        return pa.Table.from_pylist(rows).to_pandas()
 
 
 def _as_row(
