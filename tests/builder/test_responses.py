@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from tests.support.responses import (
     settings_of,
 )
 from wif_store.builder.pipeline import build_store
+from wif_store.builder.plan import Settings
 from wif_store.errors import DamageError, SourceError, StoreError
 from wif_store.extract.engine import open_engine
 from wif_store.extract.recompute import recompute
@@ -35,7 +37,10 @@ from wif_store.records import widen
 from wif_store.storage import describe
 from wif_store.store.reader import open_store
 from wif_store.store.verify import verify_store
+from wif_store.tasks.base import Generation
 from wif_store.tasks.judges import normalised
+from wif_store.tasks.own_rows import own_rows
+from wif_store.tasks.rows import load_source
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +260,39 @@ def test_a_store_of_responses_can_be_pushed(made, hub, tmp_path):
     card = hub.repo(REPO).read("README.md").decode()
     assert "response_logprob" in card
     assert "choice_logprobs" not in card
+
+
+FORMS = {
+    "choices": lambda n: {"prompt": f"Is {n} odd?", "choices": [" yes", " no"], "gold": n % 2},
+    "targets": lambda n: {"prompt": f"Is {n} odd?", "targets": list("abcdefghijklm")},
+    "response": lambda n: {"prompt": f"Is {n} odd?", "response": f" it is {n}", "success": n % 2},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("stop", [1, 2])
+def test_own_rows_that_a_model_reads_have_the_same_bytes_after_a_stop(form, stop, tiny_models, tmp_path):
+    path = tiny.write_rows(tmp_path / "rows.jsonl", [FORMS[form](n) for n in range(400)])
+    task = own_rows(str(path), grade="regex:([a-z])") if form == "targets" else own_rows(str(path))
+    protocol = task.protocols[0]
+    if protocol.generation:
+        protocol = replace(protocol, generation=Generation((), 8))
+    settings = Settings(task, protocol, per_class=None)
+    engine = open_engine(
+        str(tiny_models("llama")), protocol, sequence_layers="1,3", dtype="float32", device="cpu"
+    )
+    build_store(settings, load_source(task, str(path)), engine, tmp_path / "undisturbed.zarr")
+    calls = []
+
+    def stopping(requests):
+        calls.append(len(requests))
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        return engine.extract(requests)
+
+    out = tmp_path / "s.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        build_store(settings, load_source(task, str(path)), replace(engine, extract=stopping), out)
+    report = build_store(settings, load_source(task, str(path)), engine, out)
+    assert report.resumed_blocks == stop
+    assert contents(out) == contents(tmp_path / "undisturbed.zarr")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wif_store.format.schema import Manifest
 from wif_store.hub.card import Published, render_card
+from wif_store.hub.push_plan import BESIDE
 from wif_store.store.audit import FLAWS
 from wif_store.tasks import TASKS, get_task
 
@@ -117,7 +118,7 @@ def results(task: str, manifest: Manifest | None = None) -> dict[str, Any]:
 
 
 CARDS: dict[str, Callable[[], str]] = {
-    "one_task.md": lambda: render_card(REPO, [published("winogrande")], results("winogrande"), figure=True),
+    "one_task.md": lambda: render_card(REPO, [published("winogrande")], results("winogrande"), beside=BESIDE),
     "four_tasks.md": lambda: render_card(REPO, [published(task) for task in TASKS]),
 }
 

@@ -18,6 +18,7 @@ from wif_store.errors import PublishError
 from wif_store.format.schema import columns
 from wif_store.hub.card import Published, check_card, matching_results, render_card
 from wif_store.hub.parquet import view_schema
+from wif_store.hub.push_plan import BESIDE, RESULTS
 from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
@@ -156,17 +157,18 @@ def test_results_stay_until_their_store_is_replaced(
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results("winogrande", manifest)))
-    (folder / "figure.png").write_bytes(b"\x89PNG\r\n")
+    for path in BESIDE:
+        (folder / path.rpartition("/")[2]).write_bytes(b"\x89PNG\r\n")
     push(hub, made("winogrande"), results=folder)
     push(hub, made("boolq"))
     card = hub.repo(REPO).read("README.md").decode()
     assert "| winogrande | logistic | 9 | 0.640 | [0.570, 0.700] |" in card
-    assert "/resolve/main/results/figure.png)" in card
-    assert {"results/results.json", "results/figure.png"} <= contents(hub).keys()
+    assert all(f"/resolve/main/{path})" in card for path in BESIDE)
+    assert {RESULTS, *BESIDE} <= contents(hub).keys()
     push(hub, make_store(tmp_path / "w.zarr", per_class=8))
     card = hub.repo(REPO).read("README.md").decode()
     assert "## Baselines" not in card
-    assert not {"results/results.json", "results/figure.png"} & contents(hub).keys()
+    assert not {RESULTS, *BESIDE} & contents(hub).keys()
 
 
 @pytest.mark.hub
@@ -181,7 +183,7 @@ def test_what_score_writes_is_what_a_card_shows(
     card = hub.repo(REPO).read("README.md").decode()
     assert re.search(r"^\| winogrande \| logistic \| \d \| \d\.\d{3} \| \[", card, re.MULTILINE)
     assert re.search(r"^\| winogrande \| confidence \|  \| ", card, re.MULTILINE)
-    assert {"results/results.json", "results/figure.png"} <= contents(hub).keys()
+    assert {RESULTS, *BESIDE} <= contents(hub).keys()
 
 
 def test_what_the_paper_protocol_falls_short_in_is_said() -> None:

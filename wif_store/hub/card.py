@@ -81,7 +81,11 @@ class Published:
 
 
 def render_card(
-    repo: str, tasks: Sequence[Published], results: Mapping[str, Any] | None = None, *, figure: bool = False
+    repo: str,
+    tasks: Sequence[Published],
+    results: Mapping[str, Any] | None = None,
+    *,
+    beside: Sequence[str] = (),
 ) -> str:
     """The card of a dataset.
 
@@ -89,7 +93,7 @@ def render_card(
         repo: ``OWNER/NAME``.
         tasks: Its tasks, at least one; their ``identity`` is the same.
         results: The content of a ``results.json`` measured on these very stores, if there is one.
-        figure: Whether ``results/figure.png`` stands beside it.
+        beside: Paths in the dataset of what stands beside it: ``results/figure.png`` and others.
     """
     import yaml
     from jinja2 import Environment, StrictUndefined
@@ -132,7 +136,7 @@ def render_card(
         "tasks": [_describe(task) for task in tasks],
         "audit": [(meaning, [_count(task, flaw) for task in tasks]) for flaw, meaning in FLAWS.items()],
         "notes": list(_notes(tasks)),
-        "results": {**_results(results), "figure": figure} if results else None,
+        "results": {**_results(results), "beside": list(beside)} if results else None,
         "versions": ", ".join(sorted({str(task.manifest.versions.get("wif-store", "")) for task in tasks})),
     }
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)

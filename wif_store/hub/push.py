@@ -44,7 +44,7 @@ def push_stores(
         stores: The store's folder, or several, each of another task and all of one model and protocol.
         repo: The dataset: ``OWNER/NAME``. May be None for stores of Gemma-2 2B alone, which have a dataset.
         target: Where it is to become visible; the branch ``main`` where it is None.
-        results: Folder with the ``results.json`` of scores to show, and perhaps ``figure.png``.
+        results: Folder with the ``results.json`` of scores to show, and what else ``score --out`` wrote.
         progress: Told how it goes.
         api: The Hub's client; that of the environment where it is None.
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 CARD: Final = "README.md"
 RESULTS: Final = "results/results.json"
-FIGURE: Final = "results/figure.png"
+BESIDE: Final = ("results/figure.png", "results/report.html", "results/scores.parquet")
+"""What may stand beside the results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Planner:
     Attributes:
         remote: The dataset.
         staged: The stores; one for each task.
-        results: Folder with ``results.json`` and perhaps ``figure.png``, or None.
+        results: Folder with ``results.json`` and what ``score --out`` writes beside it, or None.
         folder: A temporary folder for what is fetched and made.
     """
 
@@ -83,8 +84,10 @@ class Planner:
         deleted = [path for path in there if path.startswith(folders) and path not in wanted]
         results, files = self._results(head, there, tasks)
         wanted |= files
-        deleted += [path for path in (RESULTS, FIGURE) if path in there and path not in files]
-        card = render_card(self.remote.name, tasks, results, figure=FIGURE in files)
+        deleted += [path for path in (RESULTS, *BESIDE) if path in there and path not in files]
+        card = render_card(
+            self.remote.name, tasks, results, beside=[path for path in BESIDE if path in files]
+        )
         check_card(card, [*there, *wanted])
         (self.folder / CARD).write_text(card, encoding="utf-8")
         wanted[CARD] = local_file(self.folder / CARD)
@@ -117,10 +120,10 @@ class Planner:
     ) -> tuple[Mapping[str, Any] | None, dict[str, LocalFile]]:
         """Results and their files: those given, or those that are there and are still about these stores."""
         if self.results is not None:
-            found = {path: self.results / path.rpartition("/")[2] for path in (RESULTS, FIGURE)}
+            found = {path: self.results / path.rpartition("/")[2] for path in (RESULTS, *BESIDE)}
         else:
             found = {
-                p: self.remote.fetch(p, head, self.folder) for p in (RESULTS, FIGURE) if head and p in there
+                p: self.remote.fetch(p, head, self.folder) for p in (RESULTS, *BESIDE) if head and p in there
             }
             if RESULTS not in found:
                 return None, {}

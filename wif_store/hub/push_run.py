@@ -95,7 +95,7 @@ class Push:
         remote: The repository.
         staged: The stores; one for each task.
         target: Where it is to become visible.
-        results: Folder with ``results.json`` and perhaps ``figure.png``, or None.
+        results: Folder with ``results.json`` and what ``score --out`` writes beside it, or None.
         progress: Told how it goes.
     """
 
