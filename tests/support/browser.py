@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 def opened(started: Browser, path: Path, **settings: Any) -> Iterator[Page]:
     """Open a file. At the end the page must have asked for that file alone and said no error."""
     context = started.new_context(**settings)
-    context.set_default_timeout(5000)
+    context.set_default_timeout(20_000)
     page = context.new_page()
     asked: list[str] = []
     errors: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping  # noqa: TC003
+from collections.abc import Callable, Mapping, Sequence  # noqa: TC003
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,7 +128,7 @@ class MultipleChoiceTask(Task):
         shared = {
             **candidate.row,
             **self.derive(candidate.row),
-            "options": "\n".join(f"{a}. {b}" for a, b in zip(signs, choices, strict=True)),
+            "options": lettered(choices),
         }
         if protocol.site == "response":
             return Request(candidate.id, ((protocol.context.format(**shared), ""),))
@@ -161,6 +161,11 @@ class MultipleChoiceTask(Task):
 
 MOST_CHOICES = 26
 """Each has a letter."""
+
+
+def lettered(choices: Sequence[str]) -> str:
+    """The choices as a list, a line each, with their letters before them."""
+    return "\n".join(f"{a}. {b}" for a, b in zip(letters(len(choices)), choices, strict=True))
 
 
 def letters(count: int) -> list[str]:

@@ -23,7 +23,7 @@ from wif_store.tasks.base import (
     is_unicode,
 )
 from wif_store.tasks.judges import GoldIs, Judge, LetterIs, Matches, Was, check_grade, check_targets
-from wif_store.tasks.multiple_choice import MOST_CHOICES, TRUTH, cot, letters, mcq
+from wif_store.tasks.multiple_choice import MOST_CHOICES, TRUTH, cot, lettered, letters, mcq
 from wif_store.tasks.rows import read_source
 
 if TYPE_CHECKING:
@@ -134,8 +134,7 @@ class OwnRows(Task):
         """What the model is asked: the prompt, and what is scored or was written after it."""
         row, choices = candidate.row, candidate.choices
         signs = letters(len(choices))
-        options = "\n".join(f"{a}. {b}" for a, b in zip(signs, choices, strict=True))
-        context = protocol.context.format(prompt=row["prompt"], options=options)
+        context = protocol.context.format(prompt=row["prompt"], options=lettered(choices))
         if protocol.site == "response":
             written = protocol.continuation.format(response=row.get("response") or "")
             pairs: tuple[tuple[str, str], ...] = ((context, written),)
