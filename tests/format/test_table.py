@@ -65,7 +65,7 @@ def test_an_example_is_of_its_kind_of_outcome():
     assert chosen.choice.margin == 1.25
     assert (chosen.response, chosen.split, chosen.prompt) == (None, "test", COMMON["prompt"])
     written = as_example(ROWS["response"], "train", ids)
-    answer = Response(" 42\n", ("42", "forty-two"), "42", "exact match", "stop", 1.0, -0.5, 3)
+    answer = Response(" 42\n", ("42", "forty-two"), "42", "exact match", "stop", 1.0, -0.5, -0.25, 3)
     assert written.response == answer
     assert written.choice is None
     assert written.token_ids is ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from wif_store.errors import ScoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from wif_store.format.schema import Example, Float32, Int8, Manifest
 
@@ -27,6 +27,15 @@ Reads = Literal["final_token", "mean_token", "sequence", "layers", "sae", "examp
 - ``example``: an object array ``[n]`` of :class:`wif_store.format.schema.Example`: text, tokens and
   log-likelihoods, without what tells whether the answer is right.
 """
+LAYERS: Final[Mapping[str, str]] = {
+    "final_token": "layers",
+    "layers": "layers",
+    "mean_token": "sequence layers",
+    "sequence": "sequence layers",
+    "sae": "SAE's layers",
+}
+"""What the layers are called that hold what a probe reads."""
+
 Features = Any
 """An array, or a sparse one, with a row for each example."""
 Place = int | tuple[int, ...] | None

@@ -11,7 +11,7 @@ from joblib import cpu_count
 
 from wif_store.errors import ScoreError, WifError, first_line
 from wif_store.format.schema import SPLITS, Int8
-from wif_store.scorer.features import Features, Place, Store, labels, layers_for, load, stacked
+from wif_store.scorer.features import LAYERS, Features, Place, Store, labels, layers_for, load, stacked
 from wif_store.scorer.probes import Fitted, Probe, fit, raised_at, scores_of
 from wif_store.scorer.probes.weights import linear_weights
 from wif_store.scorer.sae_features import reconstruction
@@ -79,12 +79,9 @@ def places_of(store: Store, probe: Probe, layers: Iterable[int] | None) -> tuple
         raise ScoreError(msg)
     wanted = held if layers is None else tuple(dict.fromkeys(layers))
     if lacking := [layer for layer in wanted if layer not in held]:
-        kind = {"final_token": "layers", "layers": "layers", "sae": "SAE's layers"}.get(
-            probe.reads, "sequence layers"
-        )
         msg = (
             f"probe {probe.name!r}: the store of task {store.task!r} has no layer {lacking[0]}; "
-            f"its {kind} are {', '.join(map(str, held))}"
+            f"its {LAYERS[probe.reads]} are {', '.join(map(str, held))}"
         )
         raise ScoreError(msg)
     return (wanted,) if probe.reads == "layers" else wanted
