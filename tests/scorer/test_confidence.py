@@ -12,7 +12,7 @@ from tests.support.memory_store import memory_store
 from wif_store.errors import ScoreError
 from wif_store.format.schema import Choice
 from wif_store.scorer.calibration import as_probabilities, calibration, probabilities_by
-from wif_store.scorer.confidence import CHOICE_MEASURES, best_measure, measures
+from wif_store.scorer.confidence import CHOICE_MEASURES, measures
 from wif_store.scorer.run import evaluate, score
 
 LOGPROBS = st.lists(st.tuples(st.floats(-200, 0), st.integers(1, 40)), min_size=2, max_size=5)
@@ -38,13 +38,15 @@ def test_measures_of_choices_equal_brute_force(pairs):
 
 def test_confidence_is_the_measure_that_is_best_on_validation():
     store = memory_store(confidence=1.0, n=400)
-    of, found = best_measure(store)
-    for name, values in measures(store, "validation").items():
-        assert found[name] == pytest.approx(roc_auc_score(store.success("validation"), values))
-    assert found[of] == max(found.values())
+    held = {
+        name: pytest.approx(roc_auc_score(store.success("validation"), values))
+        for name, values in measures(store, "validation").items()
+    }
     task = score(store, "mean-difference", layers=[0]).tasks[0]
-    assert task.baseline("confidence").settings == {"of": of, "validation_auroc": found[of]}
-    assert task.baseline("confidence").test == next(m.test for m in task.measures if m.name == of)
+    assert {m.name: m.settings["validation_auroc"] for m in task.measures} == held
+    best = max(task.measures, key=lambda m: m.settings["validation_auroc"])
+    assert task.baseline("confidence").settings == {"of": best.name, **best.settings}
+    assert task.baseline("confidence").test == best.test
     assert [measure.name for measure in task.measures] == list(CHOICE_MEASURES)
 
 

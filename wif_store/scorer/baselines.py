@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wif_store.scorer.confidence import best_measure, measures
+from wif_store.scorer.confidence import measures
 from wif_store.scorer.features import Store, labels
 from wif_store.scorer.results import CONFIDENCE
 from wif_store.scorer.stats import Floats, auroc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
 PROMPT_LENGTH: Final = "prompt-length"
 TFIDF: Final = "tf-idf"
@@ -29,11 +29,19 @@ class Scored:
     settings: Mapping[str, Any]
 
 
-def confidence(store: Store) -> Scored:
-    """Score by what the model says of itself: the measure that is best on validation."""
-    of, found = best_measure(store)
-    held, test = (measures(store, split)[of] for split in ("validation", "test"))
-    return Scored(held, test, {"of": of, "validation_auroc": found[of]})
+def confidence_measures(store: Store) -> dict[str, Scored]:
+    """Score by each measure of what the model says of itself."""
+    target = labels(store, "validation")
+    held, test = (measures(store, split) for split in ("validation", "test"))
+    return {
+        name: Scored(held[name], test[name], {"validation_auroc": auroc(target, held[name])}) for name in held
+    }
+
+
+def confidence(by_measure: Mapping[str, Scored]) -> Scored:
+    """Score by the measure that is best on validation, the first of equals."""
+    of = max(by_measure, key=lambda name: by_measure[name].settings["validation_auroc"])
+    return replace(by_measure[of], settings={"of": of, **by_measure[of].settings})
 
 
 def prompt_length(store: Store) -> Scored:
@@ -64,16 +72,11 @@ def tfidf(store: Store) -> Scored:
     return found
 
 
-BASELINES: Final[Mapping[str, Callable[[Store], Scored]]] = {
-    CONFIDENCE: confidence,
-    PROMPT_LENGTH: prompt_length,
-    TFIDF: tfidf,
-}
+BASELINES: Final = (CONFIDENCE, PROMPT_LENGTH, TFIDF)
 
 
-def confidence_measures(store: Store) -> Iterator[tuple[str, Scored]]:
-    """Every measure of what the model says of itself, of which :func:`confidence` takes one."""
-    _, validation = best_measure(store)
-    held, test = (measures(store, split) for split in ("validation", "test"))
-    for name, found in validation.items():
-        yield name, Scored(held[name], test[name], {"validation_auroc": found})
+def baselines(store: Store) -> tuple[dict[str, Scored], dict[str, Scored]]:
+    """The :data:`BASELINES`, and the measures of which confidence is one."""
+    by_measure = confidence_measures(store)
+    found = (confidence(by_measure), prompt_length(store), tfidf(store))
+    return dict(zip(BASELINES, found, strict=True)), by_measure

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from wif_store.errors import ScoreError
-from wif_store.scorer.features import labels
-from wif_store.scorer.stats import Floats, auroc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from wif_store.format.schema import Choice, Example, Response
     from wif_store.scorer.features import Store
+    from wif_store.scorer.stats import Floats
 
 
 def margin(choice: Choice) -> float:
@@ -98,13 +97,6 @@ def measures(store: Store, split: str) -> dict[str, Floats]:
             values = np.where(empty, values.min() - 1, values)
         found[name] = values
     return found
-
-
-def best_measure(store: Store) -> tuple[str, dict[str, float]]:
-    """The measure that is best on validation, the first of equals, and the validation AUROC of each."""
-    target = labels(store, "validation")
-    found = {name: auroc(target, values) for name, values in measures(store, "validation").items()}
-    return max(found, key=lambda name: found[name]), found
 
 
 def _choice(example: Example) -> Choice:

@@ -15,7 +15,7 @@ import numpy as np
 from wif_store.errors import LayersError, ScoreError
 from wif_store.format.layers import parse_layers
 from wif_store.format.schema import FINAL_TOKEN, SPLITS
-from wif_store.scorer.baselines import BASELINES
+from wif_store.scorer.baselines import BASELINES, baselines
 from wif_store.scorer.cross_task import cross_task_table
 from wif_store.scorer.features import Store, labels
 from wif_store.scorer.fitting import LayerFit, fit_places, places_of, read_place, shuffled_control
@@ -269,8 +269,9 @@ def _start(
         for split in SPLITS:
             labels(store, split)
         truth = labels(store, "test")
-        scored = {name: baseline(store) for name, baseline in BASELINES.items()}
+        scored, by_measure = baselines(store)
         run.baselines.append({name: (placements(truth, one.test), one) for name, one in scored.items()})
+        run.measures.append(by_measure)
     return run
 
 

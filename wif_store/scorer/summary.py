@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.format.schema import SPLITS
-from wif_store.scorer.baselines import BASELINES, Scored, confidence_measures
+from wif_store.scorer.baselines import BASELINES, Scored
 from wif_store.scorer.calibration import Calibration, as_probabilities, calibration, probabilities_by
 from wif_store.scorer.features import Store, labels
 from wif_store.scorer.provenance import package_versions
@@ -63,6 +63,7 @@ class Run:
     confidence: float
     described: list[dict[str, Any]]
     baselines: list[dict[str, tuple[Placements, Scored]]] = field(default_factory=list)
+    measures: list[dict[str, Scored]] = field(default_factory=list)
     curves: list[Measured] = field(default_factory=list)
 
 
@@ -86,10 +87,10 @@ def summarise(run: Run, settings: Mapping[str, Any], draws: int) -> Results:
             {split: len(labels(store, split)) for split in SPLITS},
             tuple(_baseline(run, store, name, one) for name, (_, one) in baselines.items()),
             tuple(found),
-            tuple(_baseline(run, store, name, one) for name, one in confidence_measures(store)),
+            tuple(_baseline(run, store, name, one) for name, one in measures.items()),
         )
-        for store, described, baselines, found in zip(
-            run.stores, run.described, run.baselines, curves, strict=True
+        for store, described, baselines, measures, found in zip(
+            run.stores, run.described, run.baselines, run.measures, curves, strict=True
         )
     )
     said = tuple(_scores(run, number) for number in range(len(run.stores)))
