@@ -23,6 +23,7 @@ from wif_store.errors import SaeError, ScoreError
 from wif_store.scorer.fitting import fit_one, read_place
 from wif_store.scorer.probes import PROBES, find_probe
 from wif_store.scorer.probes.sparse_features import SaeK
+from wif_store.scorer.report import sections, to_text
 from wif_store.scorer.run import evaluate, score
 from wif_store.scorer.sae_features import with_sae
 from wif_store.store.reader import open_store
@@ -95,7 +96,7 @@ def test_saved_probes_give_with_numpy_what_the_probe_gave(name, tmp_path):
     path = make_store(tmp_path / "s.zarr", per_class=40)
     done = run("score", path, "--probe", name, "--out", tmp_path / "r", "--save-probes")
     assert done.returncode == 0, done.stderr
-    assert f"probes to {tmp_path / 'r' / 'probes'}" in done.stdout
+    assert f"probes ({name}) to {tmp_path / 'r' / 'probes'}" in done.stdout
     store = open_store(path)
     results = json.loads((tmp_path / "r" / "results.json").read_text())
     curve = results["tasks"][0]["curves"][0]
@@ -212,6 +213,7 @@ def test_an_sae_is_read_at_the_layers_it_is_there_for(saes):
     assert points[0].settings["features"] == 32
     assert any("of the variance of train, under 0.6" in note for note in points[0].notes)
     assert results.settings["sae"] == saes
+    assert "the SAE of sae-k at layer 2 has 32 features and gives back" in to_text(sections(results))
     alone = score(store, "sae-k", sae=saes.replace("{layer}", "2")).tasks[0].curves[0].points
     assert [(p.layer, p.test) for p in alone] == [(2, points[1].test)]
     with pytest.raises(ScoreError, match="has no layer 0; its SAE's layers are 1, 2"):

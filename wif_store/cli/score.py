@@ -177,7 +177,8 @@ def _write(results: Results, folder: Path, *, paper: bool, probes: bool) -> None
         typer.echo(f"\nWrote {', '.join(FILES[:-1])} and {FILES[-1]} to {folder}")
         if probes:
             count = len(save_probes(results, folder / PROBES))
-            typer.echo(f"Saved {count} probes to {folder / PROBES}")
+            of = ", ".join(dict.fromkeys(one.probe for one in results.weights))
+            typer.echo(printable(f"Saved {count} probes ({of}) to {folder / PROBES}"))
 
 
 @contextmanager

@@ -108,6 +108,7 @@ def _headline(results: Results) -> Section:
                     [task.task, f"{curve.probe}, shuffled labels", layer, "", *_auroc(curve.shuffled)]
                 )
             remarks.append(verdict(results, task, curve))
+            remarks += _reconstruction(task, curve)
         rows += [
             [task.task, held.title, "", *_validation(held), *_auroc(held.test)] for held in task.baselines
         ]
@@ -123,6 +124,16 @@ def _headline(results: Results) -> Section:
     if drawn:
         remarks.append("The bootstrap resamples each class of the test split.")
     return Section("Test AUROC at the layer chosen on validation", header, rows, remarks)
+
+
+def _reconstruction(task: TaskResult, curve: Curve) -> Iterator[str]:
+    """Say how well the autoencoder of a probe gives back the residuals, if it has one."""
+    settings = curve.best.settings or {}
+    if "variance_explained" in settings:
+        yield (
+            f"{task.task}: the SAE of {curve.probe} at layer {curve.best.layer} has {settings['features']} "
+            f"features and gives back {settings['variance_explained']:.3f} of the variance of train."
+        )
 
 
 def _few(results: Results) -> list[str]:
