@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 import numpy as np
@@ -89,6 +89,21 @@ class Store(Protocol):
     def examples(self, split: str | None = None) -> list[Example]:
         """Return the examples without their activations."""
         ...
+
+
+@dataclass(frozen=True)
+class StoreView:
+    """A store, of which a subclass reads something in another way; all else is the store's own."""
+
+    store: Any
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "store" or name.startswith("__"):  # a copy asks for both before it has any
+            raise AttributeError(name)
+        return getattr(self.store, name)
 
 
 def check_reads(reads: str, who: str) -> Reads:

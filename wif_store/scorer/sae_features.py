@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from wif_store.errors import ScoreError
+from wif_store.scorer.features import StoreView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,23 +64,14 @@ def reconstruction(store: Any, layer: Place) -> tuple[dict[str, Any], tuple[str,
 
 
 @dataclass(frozen=True)
-class _WithSae:
+class _WithSae(StoreView):
     """The store of :func:`with_sae`: everything but the features is the store's own."""
 
-    store: Any
     spec: str
     pool: Pool
     sae_layers: tuple[int, ...]
     _kept: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
     _keeping: Any = field(default_factory=threading.RLock, repr=False, compare=False)
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "store" or name.startswith("__"):  # a copy asks for both before it has any
-            raise AttributeError(name)
-        return getattr(self.store, name)
 
     def sae(self, layer: int) -> SparseAutoencoder:
         """The SAE of a layer, opened once."""

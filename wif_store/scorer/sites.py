@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wif_store.errors import ScoreError
 from wif_store.format.schema import FINAL_TOKEN, PROMPT_END
+from wif_store.scorer.features import StoreView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,20 +55,11 @@ def at_site(store: Store, site: str) -> Store:
 
 
 @dataclass(frozen=True)
-class _AtSite:
+class _AtSite(StoreView):
     """The store of :func:`at_site`: everything but the residuals is the store's own."""
 
-    store: Any
     site: str
     share: Fraction
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "store" or name.startswith("__"):  # a copy asks for both before it has any
-            raise AttributeError(name)
-        return getattr(self.store, name)
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wif_store.errors import ScoreError
+from wif_store.scorer.features import StoreView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Set
@@ -34,19 +35,13 @@ def on_subset(store: Store, ids: Set[str]) -> Store:
 
 
 @dataclass(frozen=True)
-class _OnSubset:
+class _OnSubset(StoreView):
     """The store of :func:`on_subset`."""
 
-    store: Any
     kept: np.ndarray
 
     def __len__(self) -> int:
         return len(self.store) - int(np.count_nonzero(~self.kept))
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "store" or name.startswith("__"):  # a copy asks for both before it has any
-            raise AttributeError(name)
-        return getattr(self.store, name)
 
     def read_final_token(self, layer: int, split: str) -> tuple[Float32, Int8]:
         """The residuals ``[n, d_model]`` of a split, and the success labels ``[n]``."""
