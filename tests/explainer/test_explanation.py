@@ -1,6 +1,7 @@
 """Explanations in words: what a method found, what may not be quoted, and what a reader makes of them."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,8 @@ def test_a_store_is_explained_by_the_command(tmp_path, tiny_models):
         (b"", "is empty"),
         (b"---\ntask: x\n---\n\n \n", "is empty"),
         (b"---\na: [\n---\nwords\n", "is no YAML"),
+        (b"---\ntask: 2024-99-99\n---\nwords\n", "is no YAML"),
+        (b"---\na: " + b"[" * 5000 + b"\n---\nwords\n", "is no YAML"),
         (b"\xff\xfe", "cannot be read"),
         (b"x" * 1_000_001, "has 1000001 bytes"),
     ],
@@ -121,6 +124,52 @@ def test_a_file_that_is_no_explanation_is_said(content, says, tmp_path):
     with pytest.raises(ScoreError, match=says) as error:
         read_explanation(tmp_path / "e.md")
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "task", "text"),
+    [
+        ("---\ntask: piqa\n---\nwords", "piqa", "words"),
+        ("\ufeff---\ntask: piqa\n---\nwords", "piqa", "words"),
+        ("---\ntask:\n---\nwords", "", "words"),
+        ("---\ntask: [1]\n---\nwords", "", "words"),
+        ("---\nIt fails here\n---\nand there", "", "---\nIt fails here\n---\nand there"),
+        ("---\n---\nwords", "", "---\n---\nwords"),
+    ],
+)
+def test_what_stands_between_two_lines_is_a_head_or_a_part_of_the_text(content, task, text, tmp_path):
+    (tmp_path / "e.md").write_text(content, encoding="utf-8")
+    found = read_explanation(tmp_path / "e.md")
+    assert (found.task, found.text) == (task, text)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Before. one two three four five six seven eight nine after",
+        "猫が毎朝六時に窓の外を見ている",
+        "one two three four",
+    ],
+)
+@pytest.mark.parametrize("hide", ["{}", "\u200b{}", "«{}»"])
+def test_a_quotation_is_found_whatever_the_script(prompt, hide):
+    store = memory_store()
+    held = next(e for e in store.all_examples if e.split == "test")
+    object.__setattr__(held, "prompt", f"Question: {prompt}\nAnswer:")
+    for example in store.all_examples:
+        if example is not held:
+            object.__setattr__(example, "prompt", f"Question: {example.prompt}\nAnswer:")
+    with pytest.raises(ScoreError, match=f"quotes the test example {held.id}"):
+        check_quotes(Explanation(hide.format("\u00ad".join(prompt.partition(" ")))), store)
+
+
+def test_a_choice_of_a_test_example_is_a_quotation_too():
+    store = memory_store()
+    held = next(e for e in store.all_examples if e.split == "test")
+    choices = ("pour it over the cold ice", held.choice.choices[1])
+    object.__setattr__(held, "choice", replace(held.choice, choices=choices))
+    with pytest.raises(ScoreError, match=f"quotes the test example {held.id}"):
+        check_quotes(Explanation("It is wrong where one should pour it over the cold ice."), store)
 
 
 def test_an_explanation_that_quotes_a_test_example_is_refused():
@@ -221,7 +270,7 @@ def test_a_real_model_reads_an_explanation(tmp_path, tiny_models):
     assert done.returncode == 1
     assert "is longer than" in done.stderr and done.stderr.count("\n") == 1
     done = run("score", path, "--questions", "10")
-    assert done.returncode == 1 and "--questions is for a predictor" in done.stderr
+    assert done.returncode == 1 and "--questions are for --explanation" in done.stderr
     scores = write_rows(tmp_path / "quiz.jsonl", [{"id": "x", "score": 1}])
     done = run("score", path, "--predictions", scores)
     assert done.returncode == 1 and "not in winogrande" in done.stderr

@@ -78,6 +78,17 @@ def test_the_expected_calibration_error_is_over_bins_of_equal_size():
     assert calibration(labels, chances, chances).ece == pytest.approx(0.5 * 0.15 + 0.5 * 0.35)
 
 
+def test_the_expected_calibration_error_does_not_depend_on_the_order_of_equal_probabilities():
+    rng = np.random.default_rng(1)
+    chances, labels = rng.integers(1, 6, 200) / 6, rng.integers(0, 2, 200)
+    found = set()
+    for seed in range(10):
+        order = np.random.default_rng(seed).permutation(200)
+        found.add(round(calibration(labels[order], chances[order], chances[order]).ece, 12))
+    assert len(found) == 1
+    assert calibration([1, 0] * 15, np.full(30, 0.5), np.full(30, 0.5)).ece == 0
+
+
 def test_probabilities_are_calibrated_where_the_scores_are_log_odds_of_another_scale():
     rng = np.random.default_rng(0)
     odds = rng.normal(size=20_000)

@@ -189,6 +189,11 @@ def test_a_sample_of_the_test_split_is_scored_if_it_is_announced():
     assert task.curves[0].best.test.value == pytest.approx(roc_auc_score(rows.success, list(given.values())))
     assert task.curves[1].best.test.value == pytest.approx(roc_auc_score(rows.success, rows.lda))
     assert task.baseline("tf-idf").test.value == pytest.approx(roc_auc_score(rows.success, rows["tf-idf"]))
+    other = {example.id: example.choice.margin for example in store.examples("test")[40:]}
+    both = evaluate([given, other], store, subset=True).tasks[0]
+    assert both.examples["test"] == 20  # those that both are for
+    with pytest.raises(ScoreError, match=r"holds 1 successes and 0 failures.*: give predictions for more"):
+        evaluate(dict(list(given.items())[:1]), store, subset=True)
     with pytest.raises(ScoreError, match="no prediction is for a test example"):
         evaluate({"none": 1.0, "such": 2.0}, store, subset=True)
     with pytest.raises(ScoreError, match="--subset is for predictions"):
@@ -218,18 +223,21 @@ def test_an_sae_is_read_at_the_layers_it_is_there_for(saes):
     assert [(p.layer, p.test) for p in alone] == [(2, points[1].test)]
     with pytest.raises(ScoreError, match="has no layer 0; its SAE's layers are 1, 2"):
         score(store, "sae-k", layers=[0], sae=saes)
-    with pytest.raises(SaeError, match="there is no folder"):
+    with pytest.raises(SaeError, match="there is no SAE for any of the layers 0, 1, 2; expected a folder"):
         score(store, "sae-k", sae=saes.replace("at_", "elsewhere_"))
 
 
 def test_features_are_pooled_over_the_tokens_of_a_sequence(saes):
     plain = memory_store()
+    for split in plain.residuals[2]:
+        split[0] *= 50  # as the first token of a sequence is far longer than the others in some models
     for pool in ("mean", "max"):
         store = with_sae(plain, saes, pool)
         found = store.read_codes(2, "validation")
         assert sparse.issparse(found) and found.dtype == np.float32
         for row, tokens in zip(found.toarray(), plain.iter_sequences(2, "validation"), strict=True):
-            codes = store.sae(2).encode(tokens).toarray()
+            kept = tokens[np.linalg.norm(tokens, axis=1) <= 3 * np.median(np.linalg.norm(tokens, axis=1))]
+            codes = store.sae(2).encode(kept).toarray()
             np.testing.assert_allclose(row, getattr(codes, pool)(axis=0), rtol=1e-5, atol=1e-6)
     with pytest.raises(ScoreError, match="expected one of: final, mean, max"):
         with_sae(plain, saes, "sum")
@@ -261,3 +269,68 @@ def test_probes_may_read_sae_features_of_a_users_own(saes):
     assert find_probe(Mine()).reads == "sae"
     curve = score(memory_store(strength=2.0), Mine(), layers=[2], sae=saes).tasks[0].curves[0]
     assert curve.best.test.low > 0.5
+
+
+class Turns(LogisticRegression):
+    """Cheats: says success and failure in turns, as the rows of a store are."""
+
+    def decision_function(self, X):
+        return 1e-9 * np.arange(len(X)) + (np.arange(len(X)) % 2 == 0)
+
+
+class Scaled(LogisticRegression):
+    """Does more than its coefficients say."""
+
+    def decision_function(self, X):
+        return super().decision_function(X / np.linalg.norm(X, axis=1, keepdims=True))
+
+
+class Spoiler(LogisticRegression):
+    """Changes what it is given."""
+
+    def fit(self, X, y):
+        super().fit(X.copy(), y)
+        X[:] = 0
+        return self
+
+
+def test_the_order_of_rows_tells_a_probe_nothing():
+    test = score(memory_store(), Turns(), layers=[0]).tasks[0].curves[0].best.test
+    assert test.low < 0.5 < test.high
+
+
+def test_weights_that_are_not_what_the_probe_gives_are_not_saved():
+    assert not score(memory_store(strength=1.0), Scaled(), layers=[2]).weights
+    assert score(memory_store(strength=1.0), LogisticRegression(), layers=[2]).weights
+
+
+def test_a_probe_that_changes_what_it_is_given_changes_no_other_seed():
+    for seeds in (1, 3):
+        found = [
+            score(memory_store(strength=0.5), probe, layers=[2], seeds=seeds).tasks[0].curves[0].best
+            for probe in (LogisticRegression(), Spoiler())
+        ]
+        assert found[0].seed_aurocs == found[1].seed_aurocs
+
+
+def test_a_probe_of_layers_moves_between_tasks_with_the_layers_it_was_given():
+    stores = [memory_store("boolq", strength=1.0), memory_store("piqa", strength=1.0)]
+    results = score(stores, FirstLayerOnly(), layers=[2, 0], cross_task=True)
+    for task in results.tasks:
+        assert results.cross_task[0].cell(task.task, task.task).test == task.curves[0].best.test
+    stores[1] = memory_store("piqa", strength=1.0, layers=(0, 2))
+    with pytest.raises(ScoreError, match="the stores have other layers"):
+        score(stores, FirstLayerOnly(), cross_task=True)
+
+
+@pytest.mark.parametrize("name", ["success", "id", "confidence", "chance"])
+def test_names_that_would_hide_a_column_are_refused(name):
+    store = memory_store()
+    given = {example.id: example.choice.margin for example in store.examples("test")}
+    with pytest.raises(
+        ScoreError, match=f"predictions '{name}' have the name of a probe, baseline or column"
+    ):
+        evaluate(given, store, name=name)
+    probe = type(name, (LogisticRegression,), {})
+    with pytest.raises(ScoreError, match=f"probe '{name}' has the name of a baseline or of a column"):
+        score(store, probe)

@@ -156,9 +156,9 @@ def test_names_are_told_apart(tmp_path, store, scores):
         write_csv(tmp_path / f"{name}.csv", scores.items())
     with pytest.raises(ScoreError, match="'judge' are given twice"):
         evaluate([tmp_path / "judge.csv"] * 2, store)
-    with pytest.raises(ScoreError, match="'confidence' have the name of a probe or baseline"):
+    with pytest.raises(ScoreError, match="'confidence' have the name of a probe, baseline or column"):
         evaluate(tmp_path / "confidence.csv", store)
-    with pytest.raises(ScoreError, match="'lda' have the name of a probe or baseline"):
+    with pytest.raises(ScoreError, match="'lda' have the name of a probe, baseline or column"):
         score(store, "lda", [1], predictions=tmp_path / "lda.csv")
     assert evaluate(tmp_path / "confidence.csv", store, name="mine").tasks[0].curves[0].probe == "mine"
     with pytest.raises(ScoreError, match="name is 'mine' for 2 predictions"):

@@ -223,3 +223,10 @@ def test_a_wrong_site_among_several_is_refused_before_anything_is_scored(path, t
     assert "site is 'middle'; expected final_token" in done.stderr
     assert done.stdout == ""
     assert not list((tmp_path / "r").rglob("results.json"))
+
+
+def test_a_subset_of_answers_is_read_at_every_site(store):
+    given = {e.id: float(n % 7) for n, e in enumerate(store.examples("test")) if n % 2 or n % 3 == 0}
+    for site in ("prompt_end", "0.5", "final_token"):
+        task = score(store, "lda", layers=[0], predictions=given, subset=True, site=site).tasks[0]
+        assert task.examples["test"] == len(given)

@@ -72,6 +72,14 @@ def test_a_score_does_not_differ_from_itself_or_a_rescaling():
     )
 
 
+@pytest.mark.parametrize(("each", "p"), [(1, 1.0), (2, 1 / 3), (3, 0.1), (10, 2 / 184756)])
+def test_a_perfect_order_of_few_examples_proves_little(each, p):
+    labels = [1] * each + [0] * each
+    up, down = placements(labels, labels), placements(labels, [1 - one for one in labels])
+    assert interval(up).p_chance == pytest.approx(p)
+    assert paired_test(up, down).p == pytest.approx(p)
+
+
 def test_holm_equals_the_worked_example_and_is_monotone():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

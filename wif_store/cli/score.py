@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from contextlib import contextmanager
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,8 +67,12 @@ def score_command(
         ),
     ] = None,
     predictor: Annotated[
-        str, typer.Option(help="The language model that reads it; any that build takes.")
-    ] = "gemma3-270m",
+        str | None,
+        typer.Option(
+            help="The language model that reads it; any that build takes. Default: gemma3-270m",
+            show_default=False,
+        ),
+    ] = None,
     predictor_chat: Annotated[
         bool, typer.Option("--predictor-chat", help="Ask it in its chat template.")
     ] = False,
@@ -105,8 +109,7 @@ def score_command(
     """Measure how well probes, or your own scores, predict failure."""
     from wif_store.scorer.positions import draw_positions, positions
     from wif_store.scorer.report import sections, to_text
-    from wif_store.scorer.run import score
-    from wif_store.scorer.sites import at_site
+    from wif_store.scorer.run import plan, score
     from wif_store.store.reader import open_store
 
     if compare not in (None, "paper"):
@@ -122,19 +125,35 @@ def score_command(
         check_writable(out)
     opened = _of_tasks([open_store(path) for given in stores for path in find_stores(given)], task)
     sites = list(dict.fromkeys(site or ["final_token"]))
-    for one, store in product(sites, opened):
-        at_site(store, one)  # refuses a wrong one before anything is scored
     given: list[Any] = list(predictions or [])
+    probes = probe or _default_probes([*given, *(explanation or [])], sae)
+    # What is wrong is said before anything is scored.
+    for one in sites:
+        plan(
+            opened,
+            probes,
+            layers,
+            seeds,
+            confidence,
+            site=one,
+            sae=sae,
+            sae_pool=sae_pool,  # type: ignore[arg-type]  # refused if it is none
+            bootstrap_draws=bootstrap,
+        )
+    asked: dict[str, Any] = {}
     if explanation:
-        given += predicted(opened, explanation, predictor, questions, chat=predictor_chat)
-    elif questions is not None:
-        msg = "--questions is for a predictor that reads explanations: add --explanation, or leave it out"
+        found, asked = predicted(
+            opened, explanation, predictor or "gemma3-270m", questions, chat=predictor_chat
+        )
+        given += found
+    elif questions is not None or predictor or predictor_chat:
+        msg = "--predictor, --predictor-chat and --questions are for --explanation: add it, or leave them out"
         raise ScoreError(msg)
     # All of them before anything is printed: the layers that are asked for may not be there at one of them.
     every = {
         one: score(
             opened,
-            probe or _default_probes(given, sae),
+            probes,
             layers,
             seeds,
             confidence,
@@ -148,7 +167,8 @@ def score_command(
         )
         for one in sites
     }
-    for one, results in every.items():
+    for one, scored in every.items():
+        results = replace(scored, settings={**scored.settings, **asked})
         if len(sites) > 1:
             typer.echo(f"\nread at {printable(one)}\n")
         typer.echo(printable(to_text(sections(results, paper=compare is not None))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +53,7 @@ class Reader:
     told: Callable[[int, int], None] | None = None
 
     def ask(self, examples: Sequence[Example], explanation: str | None) -> dict[str, float]:
-        """The log-odds of "yes" against "no", in nats, by example id.
+        """The probability of "yes" among "yes" and "no", by example id.
 
         Raises:
             ScoreError: If the explanation with a question is longer than the model reads.
@@ -68,7 +69,7 @@ class Reader:
         for start in range(0, len(requests), BLOCK):
             for record in self.extract(requests[start : start + BLOCK]):
                 yes, no = record.logprobs.tolist()
-                found[record.id] = yes - no
+                found[record.id] = 1 / (1 + math.exp(min(no - yes, 700.0)))
             if self.told:
                 self.told(len(found), len(requests))
         return found
@@ -89,6 +90,18 @@ def question(example: Example, explanation: str | None) -> str:
     return "\n\n".join(parts)
 
 
+def check(stores: Sequence[Store], explanations: Sequence[Explanation]) -> None:
+    """Refuse explanations that do not fit some stores, before a model is asked.
+
+    Raises:
+        ScoreError: If a store has no explanation or two, or one quotes a test example.
+    """
+    for store in stores:
+        _own(store, stores, explanations)
+        for explanation in explanations:
+            check_quotes(explanation, store)
+
+
 def predictions(
     stores: Sequence[Store], explanations: Sequence[Explanation], reader: Reader
 ) -> list[Predictions]:
@@ -103,10 +116,8 @@ def predictions(
     Raises:
         ScoreError: If a store has no explanation or two, or one quotes a test example, or is too long.
     """
+    check(stores, explanations)
     own = [_own(store, stores, explanations) for store in stores]
-    for store in stores:
-        for explanation in explanations:
-            check_quotes(explanation, store)
     others = [next((e for e in explanations if e.task and e.task != store.task), None) for store in stores]
     asked: list[tuple[str, list[str | None]]] = [
         ("explanation", [one.text for one in own]),

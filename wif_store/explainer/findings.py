@@ -130,7 +130,8 @@ def find(
     layer = int(best.layer or 0)
     data = read_place(held, probe, layer)
     estimator = fit_one(probe, data).estimator
-    show = _Shower(held, texts, layer, examples)
+    pooled = probe.reads == "sae" and sae_pool != "final"
+    show = _Shower(held, texts, layer, examples, pooled)
     train = data.features["train"]
     if probe.reads == "sae":
         findings = _of_features(held, layer, estimator, data, features, show)
@@ -151,15 +152,19 @@ def _of_direction(probe: Probe, weights: Any, train: Features, show: _Shower) ->
 
     said = value(train)
     order = np.argsort(-said, kind="stable")
-    high, low = show(order, value), show(order[::-1], value, -1)
+    high, low = show(order, value), show(order[::-1], value)
     return Finding("the direction", None, float(said.std()), None, 0.5, high, low)
 
 
 def _of_features(
     store: Any, layer: int, estimator: Any, data: LayerData, most: int, show: _Shower
 ) -> list[Finding]:
-    codes = data.features["train"].tocsc()
-    coef, success = estimator.coef_[0], data.labels["train"]
+    codes, success = data.features["train"].tocsc(), data.labels["train"]
+    coef = np.atleast_2d(getattr(estimator, "coef_", ()))[0]
+    if coef.shape != (codes.shape[1],):
+        name = type(estimator).__name__
+        msg = f"{name} has no weight for each feature; expected a linear method, such as sae-k"
+        raise ScoreError(msg)
     mean = np.asarray(codes.mean(0)).ravel()
     spread = np.sqrt(np.maximum(np.asarray(codes.multiply(codes).mean(0)).ravel() - mean**2, 0))
     weight = coef * spread
@@ -192,32 +197,25 @@ def _of_features(
 
 @dataclass(frozen=True, slots=True)
 class _Shower:
-    """Shows train examples, each at the token where a value is largest."""
+    """Shows train examples: at the final token, or at the one where a value is largest if all are read."""
 
     store: Any
     texts: Callable[[Sequence[int]], str]
     layer: int
     count: int
+    pooled: bool
 
-    def __call__(self, rows: Any, value: Callable[[Features], Floats], sign: int = 1) -> tuple[Passage, ...]:
-        """The first of some rows, each at its largest value, or with a sign of -1 at its least."""
+    def __call__(self, rows: Any, value: Callable[[Features], Floats]) -> tuple[Passage, ...]:
+        """The first of some rows."""
         examples = self.store.examples("train")
         picked = self._of_distinct_groups(rows, [example.group for example in examples])
-        residuals = dict.fromkeys(picked)
-        if self.layer in self.store.sequence_layers:
-            for row, tokens in enumerate(self.store.iter_sequences(self.layer, "train")):
-                if row in residuals:
-                    residuals[row] = tokens
-        else:
-            final = self.store.read_final_token(self.layer, "train")[0]
-            residuals = {row: final[[row]] for row in picked}
+        read = self._read(picked)
         found = []
         for row in picked:
-            example, values = examples[row], value(residuals[row])
-            # Where only the final token is there, it is the one that is shown.
-            largest = int(np.argmax(sign * values))
-            at = largest + len(example.token_ids) - len(values)
-            ids = example.token_ids.tolist()
+            positions, residuals = read[row]
+            example, values = examples[row], value(residuals)
+            largest = int(np.argmax(values))
+            at, ids = positions[largest], example.token_ids.tolist()
             found.append(
                 Passage(
                     self.texts(ids[max(0, at - AROUND) : at]),
@@ -229,6 +227,21 @@ class _Shower:
                 )
             )
         return tuple(found)
+
+    def _read(self, picked: Sequence[int]) -> dict[int, tuple[list[int], Features]]:
+        """Of each of some rows, the positions of the tokens that the method reads, and their residuals."""
+        if not self.pooled:
+            final = self.store.read_final_token(self.layer, "train")[0]
+            ends = self.store.column("final_token_position", "train")
+            return {row: ([int(ends[row])], final[[row]]) for row in picked}
+        from wif_store.sae.autoencoder import ordinary
+
+        found = {}
+        for row, tokens in enumerate(self.store.iter_sequences(self.layer, "train")):
+            if row in picked:
+                kept = ordinary(tokens)
+                found[row] = (np.flatnonzero(kept).tolist(), tokens[kept])
+        return found
 
     def _of_distinct_groups(self, rows: Any, groups: Sequence[str]) -> list[int]:
         """The first of some rows; siblings say nearly the same, so one of each group is enough."""

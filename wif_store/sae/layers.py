@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wif_store.errors import SaeError
 from wif_store.sae.autoencoder import library
 from wif_store.sae.opening import CONFIG, HasManifest, open_sae, read_object
 
@@ -29,8 +30,15 @@ def layers_of(spec: str, layers: Sequence[int], store: HasManifest) -> tuple[int
         found = tuple(layer for layer in layers if _exists(spec.replace("{layer}", str(layer))))
     else:
         found = tuple(layer for layer in layers if layer == _trained_on(spec))
-    if not found:
-        open_sae(spec, layers[0], store)
+    if found:
+        return found
+    if "{layer}" in spec:
+        msg = (
+            f"--sae {spec}: there is no SAE for any of the layers {', '.join(map(str, layers))}; expected a "
+            "folder or an id of SAELens' registry for one of them at least"
+        )
+        raise SaeError(msg)
+    open_sae(spec, layers[0], store)
     return found
 
 
@@ -45,7 +53,8 @@ def _trained_on(name: str) -> int | None:
     """The layer that an SAE is of: by its configuration, or by its id, so that nothing is fetched."""
     folder = Path(name).expanduser()
     if (folder / CONFIG).is_file():
-        hook = str((read_object(folder / CONFIG, name).get("metadata") or {}).get("hook_name"))
+        metadata = read_object(folder / CONFIG, name).get("metadata")
+        hook = str(metadata.get("hook_name")) if isinstance(metadata, dict) else ""
         match = re.fullmatch(r"blocks\.(\d+)\..*", hook)
     else:
         match = re.search(r"(?:layer_|blocks\.)(\d+)", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -57,21 +58,22 @@ def open_sae(spec: str, layer: int, store: HasManifest | Manifest) -> SparseAuto
     manifest = store if isinstance(store, Manifest) else store.manifest
     name = spec.replace("{layer}", str(layer))
     folder = Path(name).expanduser()
-    if folder.exists():
+    if name and folder.exists():
         sae = _load_folder(folder, name)
         model = library().config(sae)["metadata"].get("model_name")
         labels = _read_labels(folder)
+        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     else:
         release, sae_id, model = _find_release(name)
         _check_model(name, model, manifest)  # before anything is fetched
         sae = _load_release(release, sae_id, name)
-        labels = {}
+        labels, digest = {}, None
     config = library().config(sae)
     _check_architecture(name, config["architecture"])
     _check_site(name, config["metadata"].get("hook_name"), layer, spec)
     _check_model(name, model, manifest)
     _check_weights(name, sae, config, manifest)
-    return SparseAutoencoder(name, layer, int(config["d_in"]), int(config["d_sae"]), sae, labels)
+    return SparseAutoencoder(name, layer, int(config["d_in"]), int(config["d_sae"]), digest, sae, labels)
 
 
 def _load_folder(folder: Path, name: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from wif_store.errors import SaeError, one_line
 from wif_store.format.manifest import digest_of
 from wif_store.format.schema import SEQUENCE
-from wif_store.sae.autoencoder import explained, library
+from wif_store.sae.autoencoder import OUTLIER, explained, library, ordinary
 from wif_store.sae.names import hook
 from wif_store.sae.settings import Settings
 
@@ -28,10 +28,6 @@ TRAIN: Final = "train"
 """The split that SAEs are trained on: the labels of the others are for measuring, and so are their tokens."""
 VALIDATION: Final = "validation"
 
-OUTLIER: Final = 3.0
-"""A token whose norm is more than so many times the median is left out. The first token of a sequence, which
-many tokens attend to, has 4.6 to 13 times the median in Gemma 3 270M, and no other token has 1.6 times. It is
-the same vector in every sequence, so it would teach an SAE nothing and weigh more than all others."""
 HELD_BYTES: Final = 2**30
 """Of the tokens that are trained on, at most; where a split has more, some are drawn."""
 VALIDATION_BYTES: Final = 2**26
@@ -106,13 +102,12 @@ def train_sae(
     _check(stores, layer, folder, settings)
     sae_library = library()
     drawn = _draw(stores, layer, TRAIN, HELD_BYTES, seed)
-    norms = np.linalg.norm(drawn, axis=1)
-    limit = OUTLIER * float(np.median(norms))
-    kept = np.ascontiguousarray(drawn[norms <= limit])
+    limit = OUTLIER * float(np.median(np.linalg.norm(drawn, axis=1)))
+    kept = np.ascontiguousarray(drawn[ordinary(drawn, limit)])
     outliers = len(drawn) - len(kept)
     del drawn
     held_out = _draw(stores, layer, VALIDATION, VALIDATION_BYTES, seed)
-    held_out = held_out[np.linalg.norm(held_out, axis=1) <= limit]
+    held_out = held_out[ordinary(held_out, limit)]
     sae = sae_library.train(kept, settings, _metadata(stores, layer), progress)
     found = Trained(
         folder=folder,

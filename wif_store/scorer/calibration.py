@@ -85,17 +85,21 @@ def as_probabilities(scores: Floats) -> Floats | None:
 def _risks(truth: Floats, scores: Floats) -> Floats:
     """Share of failures among the 1, 2, ... n most trusted; of equal scores each is the mean of all."""
     order = np.argsort(-scores, kind="stable")
-    failures, ranked = 1.0 - truth[order], scores[order]
+    found: Floats = np.cumsum(1.0 - _level(truth[order], scores[order])) / np.arange(1, len(order) + 1)
+    return found
+
+
+def _level(truth: Floats, ranked: Floats) -> Floats:
+    """The outcomes in the order of their scores; those of equal scores are the mean of all."""
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
     sizes = np.diff(np.r_[starts, len(ranked)])
-    level = np.repeat(np.add.reduceat(failures, starts) / sizes, sizes)
-    found: Floats = np.cumsum(level) / np.arange(1, len(ranked) + 1)
-    return found
+    level: Floats = np.repeat(np.add.reduceat(truth, starts) / sizes, sizes)
+    return level
 
 
 def _expected_error(truth: Floats, probabilities: Floats) -> float:
     """Mean distance between the probability and the share of successes, bin by bin."""
     order = np.argsort(probabilities, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
-    gaps = [len(part) * abs(probabilities[part].mean() - truth[part].mean()) for part in parts]
-    return float(sum(gaps) / len(truth))
+    ranked = probabilities[order]
+    bins = zip(np.array_split(ranked, BINS), np.array_split(_level(truth[order], ranked), BINS), strict=True)
+    return float(sum(abs((said - came).sum()) for said, came in bins) / len(truth))

@@ -13,18 +13,23 @@ from wif_store.scorer.stats import holm, interval, placements
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wif_store.scorer.features import Store
+    from wif_store.scorer.features import Place, Store
     from wif_store.scorer.probes import Probe
 
 
 def cross_task_table(
-    stores: Sequence[Store], curves: Sequence[Curve], probe: Probe, confidence: float
+    stores: Sequence[Store],
+    curves: Sequence[Curve],
+    places: Sequence[Place],
+    probe: Probe,
+    confidence: float,
 ) -> CrossTask:
     """Train on each task at its best common layer by validation, and test on every task there.
 
     Args:
         stores: one a task, of one model.
         curves: the probe's curve on each store, in the same order.
+        places: where the probe reads each store, at its chosen point.
         probe: the probe the curves are of.
         confidence: of the intervals.
 
@@ -33,15 +38,16 @@ def cross_task_table(
     """
     common = set.intersection(*({point.layer for point in curve.points} for curve in curves))
     sizes = sorted({store.d_model for store in stores})
-    if not common or len(sizes) > 1:
-        why = f"differ in d_model {sizes}" if len(sizes) > 1 else "have no layer in common"
+    at_once = probe.reads == "layers"
+    if not common or len(sizes) > 1 or (at_once and len(set(places)) > 1):
+        why = "have no layer in common" if not common else "have other layers"
+        why = f"differ in d_model {sizes}" if len(sizes) > 1 else why
         msg = f"probe {probe.name!r} cannot move between tasks: the stores {why}; score stores of one model"
         raise ScoreError(msg)
     cells = []
-    for store, curve in zip(stores, curves, strict=True):
+    for store, curve, chosen in zip(stores, curves, places, strict=True):
         best = max((p for p in curve.points if p.layer in common), key=lambda p: p.validation_auroc or 0.0)
-        # A probe that reads all layers at once reads the same ones of every store.
-        place = store.layers if probe.reads == "layers" else best.layer
+        place = chosen if at_once else best.layer
         [fitted] = each(probe, lambda data: fit_one(probe, data), [read_place(store, probe, place)])
         for other in stores:
             data = read_place(other, probe, place)

@@ -182,9 +182,10 @@ def labels(store: Store, split: str) -> Int8:
     found: Int8 = np.asarray(store.success(split), dtype=np.int8)
     ones = int(found.sum())
     if not 0 < ones < len(found):
+        advice = getattr(store, "advice", "build the store with a larger --per-class")
         msg = (
             f"the {split} split of task {store.task!r} holds {ones} successes and {len(found) - ones} "
-            "failures; an AUROC needs both: build the store with a larger --per-class"
+            f"failures; an AUROC needs both: {advice}"
         )
         raise ScoreError(msg)
     return found

@@ -51,8 +51,8 @@ def save_probes(results: Results, folder: Path) -> list[str]:
 
     A file ``{task}.{probe}.layer{layer}.safetensors`` holds float64 ``mean`` ``[d]``, ``scale`` ``[d]``,
     ``coef`` ``[d]`` and ``intercept`` ``[1]``. What the probe gives to residuals ``x`` ``[n, d]`` is
-    ``((x - mean) / scale) @ coef + intercept``. The metadata of the file says task, probe, layer, model and
-    the SHA-256 of the store's manifest.
+    ``((x - mean) / scale) @ coef + intercept``. The metadata of the file says task, probe, layer, what the
+    probe reads, site, model and the SHA-256 of the store's manifest.
 
     Returns:
         The names of the files.
@@ -67,6 +67,7 @@ def save_probes(results: Results, folder: Path) -> list[str]:
         held = load_file("out/probes/winogrande.logistic.layer09.safetensors")
         scores = ((X - held["mean"]) / held["scale"]) @ held["coef"] + held["intercept"]
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     if not results.weights:
@@ -81,11 +82,19 @@ def save_probes(results: Results, folder: Path) -> list[str]:
             "task": one.task,
             "probe": one.probe,
             "layer": str(one.layer),
+            "reads": one.reads,
+            "site": str(results.settings.get("site", "")),
             "model": str(store["model"].get("id", "")),
             "manifest_sha256": str(store["manifest_sha256"]),
         }
-        name = f"{one.task}.{_plain(one.probe)}.layer{one.layer:02d}.safetensors"
-        save_file(dict(one.arrays), folder / name, metadata=metadata)
+        name = f"{_plain(one.task)}.{_plain(one.probe)}.layer{one.layer:02d}.safetensors"
+        if name in written:
+            msg = f"--save-probes: two probes would be saved as {name}; give them other names"
+            raise ScoreError(msg)
+        try:
+            save_file(dict(one.arrays), folder / name, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
         written.append(name)
     return written
 

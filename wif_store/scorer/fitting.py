@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,7 +14,7 @@ from wif_store.errors import ScoreError, WifError, first_line
 from wif_store.format.schema import SPLITS, Int8
 from wif_store.scorer.features import LAYERS, Features, Place, Store, labels, layers_for, load, stacked
 from wif_store.scorer.probes import Fitted, Probe, fit, raised_at, scores_of
-from wif_store.scorer.probes.weights import linear_weights
+from wif_store.scorer.probes.weights import linear_weights, same_scores
 from wif_store.scorer.sae_features import reconstruction
 from wif_store.scorer.stats import Floats, Placements, auroc, placements
 
@@ -70,6 +71,9 @@ def places_of(store: Store, probe: Probe, layers: Iterable[int] | None) -> tuple
     held = layers_for(store, probe.reads)
     if not held and probe.reads == "sae":
         msg = f"probe {probe.name!r} reads features of a sparse autoencoder: name one with --sae"
+        raise ScoreError(msg)
+    if not held and LAYERS[probe.reads] == "layers":
+        msg = f"probe {probe.name!r}: the store of task {store.task!r} holds no layers"
         raise ScoreError(msg)
     if not held:
         msg = (
@@ -128,11 +132,19 @@ def split_scores(
 ) -> Floats:
     """Score one split with a fitted probe.
 
+    The probe is given the rows in an order that says nothing: those of a store are in turns of success and
+    failure.
+
     Raises:
         ScoreError: naming probe, layer and task, if the scores cannot be used.
     """
+    order = np.random.default_rng(0).permutation(len(data.labels[split]))
+    scores = np.empty(len(order))
     try:
-        return scores_of(fitted.estimator, data.features[split], data.where, constant_ok=constant_ok)
+        scores[order] = scores_of(
+            fitted.estimator, data.features[split][order], data.where, constant_ok=constant_ok
+        )
+        return scores
     except WifError:
         raise
     except Exception as error:
@@ -166,6 +178,8 @@ def _fit_place(store: Store, place: Place, probe: Probe, seeds: int) -> LayerFit
         said, warned = reconstruction(store, place)
         settings, notes = {**settings, **said}, (*notes, *warned)
     weights = linear_weights(fitted.estimator, data.features["train"])
+    if weights and not same_scores(weights, data.features["validation"], scores["validation"]):
+        weights = None
     return LayerFit(place, validation, measured, scores, spread, settings, notes, weights)
 
 
@@ -174,11 +188,15 @@ def chosen_settings(estimator: Any) -> dict[str, Any]:
     held = {
         name: getattr(estimator, name, None) for name in ("C_", "k_", "alpha_", "best_params_", "epochs_")
     }
-    return {
-        name.rstrip("_"): str(value) if isinstance(value, dict) else np.asarray(value).tolist()
-        for name, value in held.items()
-        if value is not None
-    }
+    return {name.rstrip("_"): _recorded(value) for name, value in held.items() if value is not None}
+
+
+def _recorded(value: Any) -> Any:
+    """A setting as results.json can hold it: a whole or finite number as it is, anything else as a text."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, int) or (isinstance(plain, float) and math.isfinite(plain)):
+        return plain
+    return str(value)
 
 
 def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]:
@@ -193,7 +211,8 @@ def _divide(data: LayerData, seed: int) -> tuple[Features, Int8, Features, Int8]
     train, held = data.features["train"], data.features["validation"]
     target, held_target = data.labels["train"], data.labels["validation"]
     if seed == 0:
-        return train, target, held, held_target
+        # A copy, for some estimators change what they are given.
+        return train.copy(), target, held.copy(), held_target
     pool = stacked(train, held)
     pool_target = np.concatenate([target, held_target])
     names = np.concatenate([data.groups["train"], data.groups["validation"]])

@@ -51,7 +51,7 @@ def describe_store(store: Store) -> dict[str, Any]:
 def package_versions() -> dict[str, str]:
     """Return the versions that a score may depend on."""
     found = {"wif-store": __version__, "python": platform.python_version()}
-    for package in ("numpy", "scipy", "scikit-learn", "torch"):
+    for package in ("numpy", "scipy", "scikit-learn", "torch", "transformers", "sae-lens"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

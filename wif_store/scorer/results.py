@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SCHEMA: Final = "wif-store-results"
 SCHEMA_VERSION: Final = 1
 CHANCE: Final = "chance"
+COLUMNS: Final = ("task", "id", "split", "success")
+"""The columns of ``scores.parquet`` that are no method's."""
 CONFIDENCE: Final = "confidence"
 
 
@@ -207,6 +209,7 @@ class Weights:
 
     task: str
     probe: str
+    reads: str
     layer: int
     arrays: Mapping[str, Floats]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,13 +17,14 @@ from wif_store.format.layers import parse_layers
 from wif_store.format.schema import FINAL_TOKEN, SPLITS
 from wif_store.scorer.baselines import BASELINES, baselines
 from wif_store.scorer.cross_task import cross_task_table
-from wif_store.scorer.features import Store, labels
+from wif_store.scorer.features import Place, Store, labels
 from wif_store.scorer.fitting import LayerFit, fit_places, places_of, read_place, shuffled_control
 from wif_store.scorer.predictions import Predictions, read_predictions, split_by_store
 from wif_store.scorer.probes import Probe, find_probe
 from wif_store.scorer.provenance import describe_store
 from wif_store.scorer.results import (
     CHANCE,
+    COLUMNS,
     Curve,
     Point,
     Results,
@@ -92,40 +93,96 @@ def score(
         results = wif_store.score(wif_store.open_store("winogrande.zarr"), layers="4,9,14")
         results.task("winogrande").curves[0].best.test.value
     """
-    probes = [] if probe is None else _find_probes(probe)
-    given = _given(predictions, subset)
-    run = _start(stores, confidence, bootstrap_draws, seeds, given if subset else None)
-    run.stores[:] = [at_site(store, site) for store in run.stores]
-    if sae is not None:
-        run.stores[:] = [with_sae(store, sae, sae_pool) for store in run.stores]
-        if all(one.reads != "sae" for one in probes):
-            msg = "--sae is for probes of its features: add --probe sae-k or sae-logistic, or leave it out"
-            raise ScoreError(msg)
-    wanted = _layers(layers, run.stores)
-    places = [[places_of(store, one, wanted) for one in probes] for store in run.stores]
+    held, given = _given(stores, predictions, subset)
+    planned = plan(
+        held,
+        probe,
+        layers,
+        seeds,
+        confidence,
+        site=site,
+        sae=sae,
+        sae_pool=sae_pool,
+        bootstrap_draws=bootstrap_draws,
+    )
+    probes = planned.probes
+    run = _start(planned.stores, confidence)
     named = _add_predictions(run, given, None, [one.name for one in probes])
     if not probes and not named:
         msg = "there is nothing to score; give a probe or predictions"
         raise ScoreError(msg)
     for number, store in enumerate(run.stores):
-        for one, asked in zip(probes, places[number], strict=True):
+        for one, asked in zip(probes, planned.places[number], strict=True):
             fits = fit_places(store, one, asked, seeds)
             run.curves.append(_curve(number, store, one, fits, confidence))
     tables = []
     for one in probes if cross_task else ():
-        curves = [measured.curve for measured in run.curves if measured.curve.probe == one.name]
-        tables.append(cross_task_table(run.stores, curves, one, confidence))
+        of_one = [measured for measured in run.curves if measured.curve.probe == one.name]
+        curves, read = [measured.curve for measured in of_one], [measured.place for measured in of_one]
+        tables.append(cross_task_table(run.stores, curves, read, one, confidence))
     settings: dict[str, Any] = {
         "probes": [one.name for one in probes],
         "predictions": named,
-        "layers": wanted,
+        "layers": planned.layers,
         "site": site,
         "sae": sae,
         "sae_pool": sae_pool if sae else None,
+        "sae_sha256": {store.task: store.digests() for store in planned.stores} if sae else None,
         "subset": subset,
         "seeds": seeds,
     }
     return replace(summarise(run, settings, bootstrap_draws), cross_task=tuple(tables))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be scored, before anything is.
+
+    Attributes:
+        stores: As they are read: at a site, with features of an SAE.
+        probes: What is fitted.
+        layers: The layers asked for; None for all.
+        places: Where each probe reads, store by store.
+    """
+
+    stores: list[Any]
+    probes: list[Probe]
+    layers: tuple[int, ...] | None
+    places: list[list[tuple[Place, ...]]]
+
+
+def plan(
+    stores: Store | Sequence[Store],
+    probe: Probes | None = "logistic",
+    layers: str | int | Iterable[int] | None = None,
+    seeds: int = 1,
+    confidence: float = 0.999,
+    *,
+    site: str = FINAL_TOKEN,
+    sae: str | None = None,
+    sae_pool: Pool = "final",
+    bootstrap_draws: int = 0,
+) -> Plan:
+    """Check the arguments of :func:`score`, and find what they name. Nothing is fitted.
+
+    Raises:
+        ScoreError: if something cannot be scored.
+        LayersError: if ``layers`` names no layers, or one that no store has.
+        SaeError: if the SAE is not there.
+    """
+    held = _checked(stores, confidence, bootstrap_draws, seeds)
+    probes = [] if probe is None else _find_probes(probe)
+    views: list[Any] = [at_site(store, site) for store in held]
+    if sae is not None:
+        views = [with_sae(store, sae, sae_pool) for store in views]
+        if all(one.reads != "sae" for one in probes):
+            msg = "--sae is for probes of its features: add --probe sae-k or sae-logistic, or leave it out"
+            raise ScoreError(msg)
+    elif sae_pool != "final":
+        msg = f"--sae-pool {sae_pool} is for probes of an SAE's features: add --sae, or leave it out"
+        raise ScoreError(msg)
+    wanted = _layers(layers, views)
+    return Plan(views, probes, wanted, [[places_of(store, one, wanted) for one in probes] for store in views])
 
 
 def evaluate(
@@ -162,8 +219,9 @@ def evaluate(
         scores = {example.id: example.choice.margin for example in store.examples("test")}
         results = wif_store.evaluate(scores, store)
     """
-    given = _given(predictions, subset)
-    run = _start(stores, confidence, bootstrap_draws, 1, given if subset else None)
+    held, given = _given(stores, predictions, subset)
+    planned = plan(held, None, confidence=confidence, bootstrap_draws=bootstrap_draws)
+    run = _start(planned.stores, confidence)
     named = _add_predictions(run, given, name, [])
     if not named:
         msg = "there are no predictions to evaluate; give a file, or a mapping of example id to score"
@@ -194,9 +252,12 @@ def _layers(layers: str | int | Iterable[int] | None, stores: Sequence[Store]) -
 
 
 def _given(
-    predictions: Predictions | Sequence[Predictions], subset: bool
-) -> list[tuple[str, dict[str, float]]]:
-    """The name of each of the predictions, empty if it has none, and its score for each example id."""
+    stores: Store | Sequence[Store], predictions: Predictions | Sequence[Predictions], subset: bool
+) -> tuple[Any, list[tuple[str, dict[str, float]]]]:
+    """The stores, and the name of each of the predictions with its score for each example id.
+
+    With a subset both are of the examples that all predictions are for.
+    """
     several: Sequence[Predictions] = (
         predictions if isinstance(predictions, list | tuple) else [cast("Predictions", predictions)]
     )
@@ -204,7 +265,12 @@ def _given(
     if subset and not found:
         msg = "--subset is for predictions of some of the test examples: give them, or leave it out"
         raise ScoreError(msg)
-    return found
+    if not subset:
+        return stores, found
+    ids = set.intersection(*(set(scores) for _, scores in found))
+    several_stores = list(stores) if isinstance(stores, Sequence) else [stores]
+    alike = [(name, {i: score for i, score in scores.items() if i in ids}) for name, scores in found]
+    return [on_subset(store, ids) for store in several_stores], alike
 
 
 def _add_predictions(
@@ -220,8 +286,8 @@ def _add_predictions(
         if method in names:
             msg = f"predictions {method!r} are given twice; give each a name of its own"
             raise ScoreError(msg)
-        if method in (*probes, *BASELINES, CHANCE):
-            msg = f"predictions {method!r} have the name of a probe or baseline; give them another name"
+        if method in (*probes, *BASELINES, *COLUMNS, CHANCE):
+            msg = f"predictions {method!r} have the name of a probe, baseline or column; rename them"
             raise ScoreError(msg)
         names.append(method)
         parts = split_by_store(scores, run.stores, method)
@@ -234,13 +300,7 @@ def _add_predictions(
     return names
 
 
-def _start(
-    stores: Store | Sequence[Store],
-    confidence: float,
-    draws: int,
-    seeds: int,
-    subset: Sequence[tuple[str, dict[str, float]]] | None = None,
-) -> Run:
+def _checked(stores: Store | Sequence[Store], confidence: float, draws: int, seeds: int) -> list[Store]:
     held: list[Store] = list(stores) if isinstance(stores, Sequence) else [stores]
     if not held:
         msg = "there is no store to score; give at least one"
@@ -261,11 +321,13 @@ def _start(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"task {twice[0]!r} is given by more than one store; score one model and protocol at a time"
         raise ScoreError(msg)
-    described = [describe_store(store) for store in held]
-    if subset is not None:
-        held = [on_subset(store, {id for _, scores in subset for id in scores}) for store in held]
-    run = Run(held, confidence, described)
-    for store in held:
+    return held
+
+
+def _start(stores: list[Store], confidence: float) -> Run:
+    """Describe the stores and measure the baselines."""
+    run = Run(stores, confidence, [describe_store(store) for store in stores])
+    for store in stores:
         for split in SPLITS:
             labels(store, split)
         truth = labels(store, "test")
@@ -280,6 +342,9 @@ def _find_probes(probe: Probes) -> list[Probe]:
     found = [find_probe(one) for one in several]
     if len({one.name for one in found}) < len(found):
         msg = f"the same probe is asked for twice: {', '.join(one.name for one in found)}"
+        raise ScoreError(msg)
+    if taken := [one.name for one in found if one.name in (*COLUMNS, *BASELINES, CHANCE)]:
+        msg = f"probe {taken[0]!r} has the name of a baseline or of a column of scores; give it another name"
         raise ScoreError(msg)
     return found
 
@@ -300,8 +365,9 @@ def _curve(number: int, store: Store, probe: Probe, fits: list[LayerFit], confid
     )
     curve = Curve(probe.name, probe.reads, points, chosen, shuffled=interval(control, confidence))
     weights = [
-        Weights(store.task, probe.name, fit.layer, fit.weights)
+        Weights(store.task, probe.name, probe.reads, fit.layer, fit.weights)
         for fit in fits
         if fit.layer is not None and fit.weights is not None
     ]
-    return Measured(number, curve, [fit.test for fit in fits], [fit.scores for fit in fits], weights)
+    tests, scores = [fit.test for fit in fits], [fit.scores for fit in fits]
+    return Measured(number, curve, tests, scores, fits[chosen].place, weights)

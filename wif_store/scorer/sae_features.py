@@ -83,6 +83,10 @@ class _WithSae(StoreView):
             found: SparseAutoencoder = self._kept[layer]
         return found
 
+    def digests(self) -> dict[str, str | None]:
+        """The SHA-256 of the weights of each SAE, by layer; None of those that are not in a folder."""
+        return {str(layer): self.sae(layer).digest for layer in self.sae_layers}
+
     def read_codes(self, layer: int, split: str) -> Any:
         """The features of a split: sparse float32 ``[n, features]``."""
         sae = self.sae(layer)
@@ -100,9 +104,12 @@ class _WithSae(StoreView):
         return variance_explained(self.sae(layer), self.store.read_final_token(layer, "train")[0])
 
     def _batches(self, layer: int, split: str) -> Iterator[list[Any]]:
+        """Sequences, some at a time, without the tokens that no SAE is for."""
+        from wif_store.sae.autoencoder import ordinary
+
         batch: list[Any] = []
         for tokens in self.store.iter_sequences(layer, split):
-            batch.append(tokens)
+            batch.append(tokens[ordinary(tokens)])
             if sum(map(len, batch)) >= TOKENS:
                 yield batch
                 batch = []

@@ -7,6 +7,7 @@ in ``O(n log n)``, so ties count one half everywhere, as they do in the AUROC it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -116,7 +117,7 @@ def interval(measured: Placements, confidence: float = 0.999) -> Auroc:
         low,
         high,
         error,
-        _two_sided(value - 0.5, error),
+        _two_sided(value - 0.5, error, len(measured.positive), len(measured.negative)),
         len(measured.positive),
         len(measured.negative),
     )
@@ -127,7 +128,9 @@ def paired_test(first: Placements, second: Placements, confidence: float = 0.999
     variance = first.variance + second.variance - 2.0 * first.covariance(second)
     value, error = first.auroc - second.auroc, max(variance, 0.0) ** 0.5
     reach = _NORMAL.inv_cdf((1.0 + confidence) / 2.0) * error
-    return Difference(value, max(-1.0, value - reach), min(1.0, value + reach), _two_sided(value, error))
+    sizes = len(first.positive), len(first.negative)
+    low, high = max(-1.0, value - reach), min(1.0, value + reach)
+    return Difference(value, low, high, _two_sided(value, error, *sizes))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -184,10 +187,13 @@ def _covariance(first: Floats, second: Floats) -> float:
     return float(np.dot(first - first.mean(), second - second.mean())) / (count - 1) / count
 
 
-def _two_sided(difference: float, error: float) -> float:
-    """Return the normal two-sided p-value; equal things never differ, however sure."""
+def _two_sided(difference: float, error: float, positives: int, negatives: int) -> float:
+    """Return the normal two-sided p-value; equal things never differ, however sure.
+
+    Where the variance vanishes, the p-value is that of the most extreme of all orders of the examples.
+    """
     if error < 1e-12:
-        return 1.0 if abs(difference) < 1e-12 else 0.0
+        return 1.0 if abs(difference) < 1e-12 else min(1.0, 2.0 / math.comb(positives + negatives, positives))
     return 2.0 * _NORMAL.cdf(-abs(difference) / error)
 
 

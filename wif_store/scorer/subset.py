@@ -39,6 +39,7 @@ class _OnSubset(StoreView):
     """The store of :func:`on_subset`."""
 
     kept: np.ndarray
+    advice = "give predictions for more of them"
 
     def __len__(self) -> int:
         return len(self.store) - int(np.count_nonzero(~self.kept))
@@ -46,6 +47,11 @@ class _OnSubset(StoreView):
     def read_final_token(self, layer: int, split: str) -> tuple[Float32, Int8]:
         """The residuals ``[n, d_model]`` of a split, and the success labels ``[n]``."""
         found, success = self.store.read_final_token(layer, split)
+        return self._of(split, found), self._of(split, success)
+
+    def read_site(self, site: str, layer: int, split: str) -> tuple[Float32, Int8]:
+        """The same at another site."""
+        found, success = self.store.read_site(site, layer, split)
         return self._of(split, found), self._of(split, success)
 
     def iter_sequences(self, layer: int, split: str) -> Iterator[Float32]:

@@ -14,7 +14,7 @@ import numpy as np
 from wif_store.format.schema import SPLITS
 from wif_store.scorer.baselines import BASELINES, Scored
 from wif_store.scorer.calibration import Calibration, as_probabilities, calibration, probabilities_by
-from wif_store.scorer.features import Store, labels
+from wif_store.scorer.features import Place, Store, labels
 from wif_store.scorer.provenance import package_versions
 from wif_store.scorer.results import (
     CHANCE,
@@ -52,6 +52,7 @@ class Measured:
     curve: Curve
     points: list[Placements]
     scores: list[Mapping[str, Floats]]
+    place: Place = None
     weights: list[Weights] = field(default_factory=list)
 
 

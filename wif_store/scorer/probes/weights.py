@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from wif_store.scorer.stats import Floats
 
 
@@ -37,6 +39,12 @@ def linear_weights(estimator: Any, train: Any) -> dict[str, Floats] | None:
         "coef": coef * scale,
         "intercept": np.atleast_1d(intercept + coef @ mean),
     }
+
+
+def same_scores(weights: Mapping[str, Floats], features: Any, scores: Floats) -> bool:
+    """Whether the weights give what the probe gave: an estimator may do more than its ``coef_`` says."""
+    found = ((features - weights["mean"]) / weights["scale"]) @ weights["coef"] + weights["intercept"]
+    return bool(np.allclose(found, scores, rtol=1e-3, atol=1e-3 * float(np.std(scores))))
 
 
 def _raw(estimator: Any) -> tuple[Floats, Floats] | None:
