@@ -77,7 +77,7 @@ def explain_command(
     typer.echo(
         printable(
             f"{out}: what {found.method} found at layer {found.layer} (validation AUROC "
-            f"{found.validation_auroc:.3f}), in {len(found.findings)} parts"
+            f"{found.validation_auroc:.3f}), findings: {len(found.findings)}"
         )
     )
 
