@@ -2,7 +2,7 @@
 
 TYPE_CHECKING = False  # what type checkers take for true; to import it from typing takes longer than all else
 if TYPE_CHECKING:
-    from wif_store.api import build, evaluate, pull, push, score
+    from wif_store.api import build, evaluate, pull, push, score, steer
     from wif_store.store.reader import ActivationStore, open_store
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __all__ = [
     "pull",
     "push",
     "score",
+    "steer",
 ]
 
 _ROOMS = {
@@ -25,6 +26,7 @@ _ROOMS = {
     "pull": "wif_store.api",
     "push": "wif_store.api",
     "score": "wif_store.api",
+    "steer": "wif_store.api",
 }
 
 

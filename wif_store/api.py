@@ -1,4 +1,4 @@
-"""The commands as Python functions: ``build``, ``score``, ``evaluate``, ``push`` and ``pull``.
+"""The commands as Python functions: ``build``, ``score``, ``evaluate``, ``steer``, ``push`` and ``pull``.
 
 This is where a model meets a build: no room below may know both.
 """
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from wif_store.builder.pipeline import Progress
     from wif_store.builder.workers import Workers
     from wif_store.records import Engine
+    from wif_store.scorer.results import Results
     from wif_store.store.reader import ActivationStore
     from wif_store.tasks.base import Protocol
 
-__all__ = ["BuildOptions", "build", "evaluate", "is_built", "open_model", "pull", "push", "score"]
+__all__ = ["BuildOptions", "build", "evaluate", "is_built", "open_model", "pull", "push", "score", "steer"]
 
 DEFAULT_MODEL = "google/gemma-2-2b"
 
@@ -220,6 +221,36 @@ def build(
             engine, workers = opened(job.settings.protocol)
             build_store(job.settings, job.source, engine, job.out, progress, workers)
     return open_store(job.out)
+
+
+def steer(
+    stores: ActivationStore | Sequence[ActivationStore], probe: str = "logistic", **options: Any
+) -> Results:
+    """See whether answers change when the residual stream is moved along what predicts failure.
+
+    It runs the model, so it needs ``wif-store[build]``.
+
+    Args:
+        stores: One store a task.
+        probe: What gives the direction: a linear probe by name, ``sae:SPEC``, or a file.
+        **options: What :func:`wif_store.steering.run.steer` takes, as the options of ``wif-store steer``:
+            ``layer``, ``strengths``, ``at``, ``ablate``, ``examples``, ``model``, ``source``, ...
+
+    Returns:
+        What :func:`score` gives for the probe, with ``steering``.
+
+    Raises:
+        WifError: The same errors that the command prints as one line.
+        TypeError: If there is no such option.
+
+    Example::
+
+        results = wif_store.steer(store, examples=40)
+        results.steering[0].against_random.verdict
+    """
+    from wif_store.steering.run import steer as run
+
+    return run(stores, probe, **options)
 
 
 def parse_per_class(value: int | str) -> int | None:

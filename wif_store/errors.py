@@ -14,6 +14,7 @@
     │   └── DamageError  bytes that are not the bytes that were written
     ├── SaeError         a sparse autoencoder that cannot be had, is of another model, or cannot be trained
     ├── ScoreError       a probe or a prediction file that cannot be scored
+    ├── SteerError       a direction that is none, or examples that cannot be run again
     └── PublishError     the Hub, or what it holds, refuses
 
 A message is one line that says what was found, what was expected and what to do.
@@ -73,6 +74,10 @@ class SaeError(WifError):
 
 class ScoreError(WifError):
     """A probe, a split or a predictions file cannot be scored."""
+
+
+class SteerError(WifError):
+    """A direction cannot be used, or the examples of a store cannot be run again with it."""
 
 
 class PublishError(WifError):

@@ -59,6 +59,8 @@ class Record:
         prompt_end: raw ``[layers, d_model]``, resid_post at the last token of the prompt, where a response
             follows it.
         written: The response, if the model wrote one.
+        context_states: float32 ``[contexts, d_model]``, the states after the final norm from which the first
+            token after each context is predicted; None where an engine does not say.
     """
 
     id: str
@@ -74,6 +76,7 @@ class Record:
     answer_mass: float = math.nan
     prompt_end: Raw | None = None
     written: Written | None = None
+    context_states: Float32 | None = None
 
     @property
     def answer(self) -> Answer:

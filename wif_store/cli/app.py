@@ -11,6 +11,7 @@ import typer
 from wif_store.cli.explain import explain_command, quiz_command
 from wif_store.cli.sae import sae_app
 from wif_store.cli.score import score_command
+from wif_store.cli.steer import steer_command
 from wif_store.errors import WifError, printable
 from wif_store.tasks import names
 
@@ -351,6 +352,7 @@ def pull(
 
 app.command("score")(score_command)
 app.command("explain")(explain_command)
+app.command("steer")(steer_command)
 app.command("quiz")(quiz_command)
 app.add_typer(sae_app, name="sae")
 

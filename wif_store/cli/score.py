@@ -174,7 +174,7 @@ def score_command(
         typer.echo(printable(to_text(sections(results, paper=compare is not None))))
         if out is not None:
             folder = out if len(sites) == 1 else out / one
-            _write(results, folder, paper=compare is not None, probes=save_probes)
+            write_results(results, folder, paper=compare is not None, probes=save_probes)
     if len(sites) > 1:
         typer.echo(printable("\n" + to_text([positions(every)])))
         if out is not None:
@@ -189,12 +189,13 @@ def _default_probes(predictions: list[Any], sae: str | None) -> list[str] | None
     return None if predictions else ["logistic"]
 
 
-def _write(results: Results, folder: Path, *, paper: bool, probes: bool) -> None:
-    from wif_store.scorer.files import FILES, PROBES, save_probes, write
+def write_results(results: Results, folder: Path, *, paper: bool = False, probes: bool = False) -> None:
+    """Write what a run found into a folder, and say so."""
+    from wif_store.scorer.files import PROBES, save_probes, write
 
     with _writing(folder):
-        write(results, folder, command=shlex.join(["wif-store", *sys.argv[1:]]), paper=paper)
-        typer.echo(f"\nWrote {', '.join(FILES[:-1])} and {FILES[-1]} to {folder}")
+        names = write(results, folder, command=shlex.join(["wif-store", *sys.argv[1:]]), paper=paper)
+        typer.echo(f"\nWrote {', '.join(names[:-1])} and {names[-1]} to {folder}")
         if probes:
             count = len(save_probes(results, folder / PROBES))
             of = ", ".join(dict.fromkeys(one.probe for one in results.weights))

@@ -11,7 +11,7 @@ from wif_store.errors import ScoreError
 from wif_store.scorer.fitting import fit_one, fit_places, places_of, read_place
 from wif_store.scorer.probes import find_probe
 from wif_store.scorer.probes.weights import linear_weights
-from wif_store.scorer.sae_features import Pool, with_sae
+from wif_store.scorer.sae_features import Pool, rank_features, with_sae
 from wif_store.scorer.shown import answers
 
 if TYPE_CHECKING:
@@ -160,20 +160,12 @@ def _of_features(
     store: Any, layer: int, estimator: Any, data: LayerData, most: int, show: _Shower
 ) -> list[Finding]:
     codes, success = data.features["train"].tocsc(), data.labels["train"]
-    coef = np.atleast_2d(getattr(estimator, "coef_", ()))[0]
-    if coef.shape != (codes.shape[1],):
-        name = type(estimator).__name__
-        msg = f"{name} has no weight for each feature; expected a linear method, such as sae-k"
-        raise ScoreError(msg)
-    mean = np.asarray(codes.mean(0)).ravel()
-    spread = np.sqrt(np.maximum(np.asarray(codes.multiply(codes).mean(0)).ravel() - mean**2, 0))
-    weight = coef * spread
-    order = [int(i) for i in np.argsort(-np.abs(weight), kind="stable")[:most] if weight[i]]
+    order = rank_features(estimator, codes)[:most]
     if not order:
         msg = f"the method found no feature of the SAE at layer {layer} that tells successes from failures"
         raise ScoreError(msg)
     sae, findings = store.sae(layer), []
-    for feature in order:
+    for feature, weight in order:
         column = codes[:, [feature]].toarray().ravel()
         active = column > 0
         rows = [row for row in np.argsort(-column, kind="stable").tolist() if active[row]]
@@ -186,7 +178,7 @@ def _of_features(
             Finding(
                 f"feature {feature}",
                 sae.label(feature),
-                float(weight[feature]),
+                weight,
                 int(active.sum()),
                 float(success[active].mean()) if active.any() else 0.5,
                 show(rows, value),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from wif_store.extract.writing import Writer
 from wif_store.records import Record, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     import numpy.typing as npt
@@ -31,7 +33,13 @@ if TYPE_CHECKING:
     from wif_store.extract.model import Model
     from wif_store.extract.tokenize import Encoded
     from wif_store.extract.trees import Rows
+    from wif_store.format.schema import Float32
     from wif_store.tasks.base import Protocol, Request
+
+
+Around = Callable[[torch.Tensor], AbstractContextManager[None]]
+"""Given the flat positions, int64, of the last tokens of contexts in the forward pass that runs inside. Where
+the model writes, that is the first pass inside, and further passes run what follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class Batch:
         indices: Which examples of the block they are.
         nodes: Of each example, int64: the index of each of its nodes among all tokens of the batch.
         finals: int64, ascending: those of them that may be read at every layer.
+        context_ends: int64, ascending: those of them that are the last token of a context.
         capture: The residuals.
     """
 
@@ -50,6 +59,7 @@ class Batch:
     indices: list[int]
     nodes: list[npt.NDArray[np.int64]]
     finals: npt.NDArray[np.int64]
+    context_ends: npt.NDArray[np.int64]
     capture: Capture
 
 
@@ -61,12 +71,14 @@ class BatchGroup:
         batches: The batches.
         records: The records of their block, to be filled in.
         log_probs: Of all scored tokens, float32.
+        context_states: Of all last tokens of contexts, ``[n, d_model]``.
         mark: The point at which the main stream has computed everything.
     """
 
     batches: list[Batch]
     records: list[Record | None]
     log_probs: torch.Tensor
+    context_states: torch.Tensor
     mark: torch.cuda.Event | None
 
 
@@ -82,6 +94,7 @@ class Extractor:
         limits: How large one forward pass may be.
         template: The arguments of the tokenizer's chat template, in which contexts are wrapped; None for no
             chat template.
+        around: What is entered around every forward pass, to change what the model computes.
     """
 
     model: Model
@@ -90,6 +103,7 @@ class Extractor:
     sequence_layers: Sequence[int]
     limits: BatchLimits
     template: Mapping[str, Any] | None = None
+    around: Around | None = None
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
@@ -157,9 +171,9 @@ class Extractor:
         ):
             if self.protocol.generation:
                 # In this thread, for the hooks that read a batch would see what the model writes.
-                works: Iterator[list[Work]] = map(self._plan, blocks)
+                works: Iterator[list[Work]] = map(self.plan, blocks)
             else:
-                works = _ahead(encoding, self._plan, blocks)
+                works = _ahead(encoding, self.plan, blocks)
             yield from self._run(works, collecting)
 
     def read(self, encoded: Sequence[Encoded]) -> list[Record]:
@@ -169,14 +183,28 @@ class Extractor:
             ModelError: If a batch does not fit into memory.
             ResidualError: If a residual is NaN or infinite.
         """
-        works = [plan_work(one, self.protocol, self.model.decoder) for one in encoded]
+        return self.run([plan_work(one, self.protocol, self.model.decoder) for one in encoded])
+
+    def run(self, works: list[Work]) -> list[Record]:
+        """Score and read what is planned already, as one block.
+
+        Raises:
+            ModelError: If a batch does not fit into memory.
+            ResidualError: If a residual is NaN or infinite.
+        """
         with ThreadPoolExecutor(1, thread_name_prefix="collect") as collecting:
             return [record for block in self._run(iter([works]), collecting) for record in block]
 
-    def _plan(self, requests: Sequence[Request]) -> list[Work]:
+    def plan(self, requests: Sequence[Request]) -> list[Work]:
+        """Lay out a block of requests. What the model writes, it writes here.
+
+        Raises:
+            SourceError: If a request cannot be encoded.
+            ModelError: If a text has tokens that the model does not know.
+        """
         encoded = self.encoder(requests)
         if self.protocol.generation:
-            encoded = Writer(self.model, self.protocol.generation, self.limits)(encoded)
+            encoded = Writer(self.model, self.protocol.generation, self.limits, self.around)(encoded)
         return [plan_work(one, self.protocol, self.model.decoder) for one in encoded]
 
     @torch.inference_mode()
@@ -208,20 +236,21 @@ class Extractor:
         self, works: list[Work], batches: list[list[int]], records: list[Record | None]
     ) -> BatchGroup:
         """Start forward passes and score them; nothing here waits for the device."""
-        passed, states = [], []
+        passed, states, contexts = [], [], []
         for indices in batches:
-            batch, scored = self._forward([works[i] for i in indices], indices)
+            batch, scored, ends = self._forward([works[i] for i in indices], indices)
             passed.append(batch)
             states.append(scored)
+            contexts.append(ends)
         order = [work for batch in passed for work in batch.works]
         starts = _starts(len(work.node) for work in order)
         row = np.concatenate([start + work.row for start, work in zip(starts, order, strict=True)])
         tokens = np.concatenate([work.token for work in order])
         log_probs = self.model.head.log_probs(torch.cat(states), row, tokens)
-        return BatchGroup(passed, records, log_probs, self._side.mark())
+        return BatchGroup(passed, records, log_probs, torch.cat(contexts), self._side.mark())
 
-    def _forward(self, works: list[Work], indices: list[int]) -> tuple[Batch, torch.Tensor]:
-        """Run a batch; with the states of it that predict scored tokens.
+    def _forward(self, works: list[Work], indices: list[int]) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+        """Run a batch; with the states of it that predict scored tokens, and those where contexts end.
 
         It is one forward pass, or two where the model computes long rows in another way than short ones.
         """
@@ -238,33 +267,46 @@ class Extractor:
         scored = np.concatenate([at[work.node] for at, work in zip(nodes, works, strict=True)])
         ends = [at[path[-1]] for at, work in zip(nodes, works, strict=True) for path in work.readings]
         ends += [at[w.prompt_end] for at, w in zip(nodes, works, strict=True) if w.prompt_end is not None]
-        batch = Batch(works, indices, nodes, np.unique(ends), Capture(self.layers, self.sequence_layers))
-        ascending = np.sort(scored)
+        context_ends = np.concatenate([at[w.context_ends] for at, w in zip(nodes, works, strict=True)])
+        batch = Batch(
+            works,
+            indices,
+            nodes,
+            np.unique(ends),
+            np.sort(context_ends),
+            Capture(self.layers, self.sequence_layers),
+        )
+        # The end of a context predicts a scored token, unless the answer is empty.
+        wanted = np.union1d(scored, context_ends)
         states, first = [], 0
         for members in filter(None, passes):
             rows = pad([trees[i][1] for i in members], self.model.device)
-            states.append(self._pass(rows, batch, ascending, first))
+            states.append(self._pass(rows, batch, wanted, first))
             first += len(rows.nodes)
         found = states[0] if len(states) == 1 else torch.cat(states)
-        if not np.array_equal(ascending, scored):
-            found = found[self._index(np.searchsorted(ascending, scored))]
-        return batch, found
+        contexts = found[self._index(np.searchsorted(wanted, context_ends))]
+        if not np.array_equal(wanted, scored):
+            found = found[self._index(np.searchsorted(wanted, scored))]
+        return batch, found, contexts
 
-    def _pass(self, rows: Rows, batch: Batch, scored: npt.NDArray[np.int64], first: int) -> torch.Tensor:
-        """One forward pass over the tokens of a batch from ``first`` on: its states at those of ``scored``.
+    def _pass(self, rows: Rows, batch: Batch, wanted: npt.NDArray[np.int64], first: int) -> torch.Tensor:
+        """One forward pass over the tokens of a batch from ``first`` on: its states at those of ``wanted``.
 
         Args:
             rows: What is run.
             batch: The batch that it belongs to.
-            scored: int64, ascending: the tokens of the batch whose states are wanted.
+            wanted: int64, ascending: the tokens of the batch whose states are wanted.
             first: Which token of the batch is the first of ``rows``.
         """
         span = (first, first + len(rows.nodes))
-        at, finals = (_within(values, *span) for values in (scored, batch.finals))
+        at, finals, ends = (_within(v, *span) for v in (wanted, batch.finals, batch.context_ends))
         # Where sequences of the last layer are read, all of it must run.
         everywhere = len(self.model.layers) - 1 in self.sequence_layers
         read = rows.nodes if everywhere else rows.nodes[self._index(np.union1d(at, finals))]
-        with batch.capture.reading(self.model.layers, rows.nodes[self._index(finals)], rows.nodes):
+        with (
+            self.around(rows.nodes[self._index(ends)]) if self.around else nullcontext(),
+            batch.capture.reading(self.model.layers, rows.nodes[self._index(finals)], rows.nodes),
+        ):
             states = self.model.decoder.states(rows, read).flatten(0, 1)
         return states[rows.nodes[self._index(at)]]
 
@@ -275,11 +317,15 @@ class Extractor:
             log_probs = self._side.to_host(group.log_probs).double().numpy()
             sizes = [sum(len(work.token) for work in batch.works) for batch in group.batches]
             parts = np.split(log_probs, np.cumsum(sizes)[:-1])
-            for batch, part in zip(group.batches, parts, strict=True):
-                for index, record in zip(batch.indices, self._records(batch, part), strict=True):
+            ends = self._side.to_host(group.context_states).float().numpy()
+            context_states = np.split(ends, np.cumsum([len(b.context_ends) for b in group.batches])[:-1])
+            for batch, part, states in zip(group.batches, parts, context_states, strict=True):
+                for index, record in zip(batch.indices, self._records(batch, part, states), strict=True):
                     group.records[index] = record
 
-    def _records(self, batch: Batch, log_probs: npt.NDArray[np.float64]) -> Iterator[Record]:
+    def _records(
+        self, batch: Batch, log_probs: npt.NDArray[np.float64], context_states: Float32
+    ) -> Iterator[Record]:
         """The records of a batch, from the log-probabilities of its scored tokens."""
         works = batch.works
         by_work = np.split(log_probs, np.cumsum([len(work.token) for work in works])[:-1])
@@ -303,6 +349,7 @@ class Extractor:
             at = [nodes[work.prompt_end] for nodes, work in zip(batch.nodes, works, strict=True)]
             prompt_ends = to_numpy(self._side.to_host(self._vectors(batch, at)))
         parts = np.split(to_numpy(self._side.to_host(sequences)), np.cumsum(lengths)[:-1], axis=1)
+        ends = np.split(context_states, np.cumsum([len(work.context_ends) for work in works])[:-1])
         for n, work in enumerate(works):
             encoded = work.encoded
             yield Record(
@@ -319,6 +366,7 @@ class Extractor:
                 answer_mass=work.answer_mass(scores[n]),
                 prompt_end=None if prompt_ends is None else prompt_ends[:, n],
                 written=_with_likelihood(encoded.written, by_work[n]),
+                context_states=ends[n],
             )
 
     def _vectors(self, batch: Batch, nodes: npt.ArrayLike) -> torch.Tensor:

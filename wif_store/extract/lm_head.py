@@ -71,6 +71,23 @@ class Head:
         """Final-norm states ``[n, d_model]`` -> logits ``[n, vocabulary]``, in the model's dtype."""
         return self._finish(self.module(states))
 
+    def divergence(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """How far the distribution of the next token moved between two states: KL(before || after), in nats.
+
+        Args:
+            before: Final-norm states ``[n, d_model]``.
+            after: As many others.
+
+        Returns:
+            float32 ``[n]``. In bfloat16 the rounding of the logits adds about 1e-3.
+        """
+        step = max(1, PIECE_BYTES // (8 * self.vocabulary))
+        found = []
+        for first, second in zip(before.split(step), after.split(step), strict=True):
+            one, other = (self.logits(states).float().log_softmax(-1) for states in (first, second))
+            found.append((one.exp() * (one - other)).sum(-1).clamp_min(0))
+        return torch.cat(found)
+
     def log_probs(
         self, states: torch.Tensor, row: npt.NDArray[np.int64], token: npt.NDArray[np.int64]
     ) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wif_store.extract.checkpoint import load_tokenizer, locate
-from wif_store.extract.recompute import recorded_spec
+from wif_store.extract.replay import recorded_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

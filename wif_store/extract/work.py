@@ -34,6 +34,7 @@ class Work:
         factor: float64 ``[choices]``, by which the sums are multiplied.
         readings: The nodes of each sequence that may be read: one sequence, or one for each choice, of which
             that of the preferred choice is read.
+        context_ends: int64, ascending, the nodes of the last token of each context; what follows is scored.
         prompt_end: The node of the last token of the prompt, where a response follows it; else None.
     """
 
@@ -45,6 +46,7 @@ class Work:
     choice: npt.NDArray[np.int64]
     factor: npt.NDArray[np.float64]
     readings: list[npt.NDArray[np.int64]]
+    context_ends: npt.NDArray[np.int64]
     prompt_end: int | None = None
 
     def __len__(self) -> int:
@@ -125,6 +127,7 @@ def plan_work(encoded: Encoded, protocol: Protocol, decoder: Decoder) -> Work:
         # A mean over the n - 1 predicted tokens of an n-token sequence, times n.
         factor=lengths / (lengths - 1) if protocol.scale_by_length else np.ones_like(lengths),
         readings=readings,
+        context_ends=np.unique([path[begin - 1] for path, begin in zip(paths, begins, strict=True)]),
         prompt_end=int(paths[0][begins[0] - 1]) if protocol.site == "response" else None,
     )
 

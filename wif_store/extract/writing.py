@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from wif_store.extract.batching import BatchLimits
+    from wif_store.extract.extractor import Around
     from wif_store.extract.model import Model
     from wif_store.extract.tokenize import Encoded
     from wif_store.tasks.base import Generation
@@ -49,11 +50,13 @@ class Writer:
         model: The loaded model.
         generation: How it writes.
         limits: How large one forward pass may be.
+        around: What is entered around each call of ``generate``; see the extractor.
     """
 
     model: Model
     generation: Generation
     limits: BatchLimits
+    around: Around | None = None
 
     def __post_init__(self) -> None:
         # The tokens that end an answer: those that the model names, and the tokenizer's own.
@@ -109,7 +112,14 @@ class Writer:
             table[:, number, width - len(tokens) :] = tokens, [1] * len(tokens)
         stop = _AtStop(self.model.tokenizer, self.generation, [len(row.tokens) for row in batch], table[1])
         ids, mask = to_device(table, self.model.device)
-        with torch.inference_mode(), self._plainly(), self._seeded(names, len(batch[0].written)):
+        # All have written as much so far, so their prompts end in one column.
+        ends = width * torch.arange(1, len(batch) + 1, device=self.model.device) - len(batch[0].written) - 1
+        with (
+            torch.inference_mode(),
+            self._plainly(),
+            self._seeded(names, len(batch[0].written)),
+            self.around(ends) if self.around else nullcontext(),
+        ):
             output = self.model.causal_lm.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import printable
 from wif_store.scorer.baselines import PROMPT_LENGTH, TFIDF
 from wif_store.scorer.results import CONFIDENCE
+from wif_store.scorer.steered import MEANS, RANDOM
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from wif_store.scorer.results import Curve, Results, TaskResult
@@ -27,16 +30,28 @@ _BASELINES: Final = {
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw the results into a PNG.
+    """Draw the results into a PNG."""
+    with _own_settings():
+        _draw(results, path)
 
-    matplotlib reads a ``matplotlibrc`` of the working folder, which may name programs to run (LaTeX). Its
-    settings are set back to matplotlib's own.
+
+def draw_steering(results: Results, path: Path) -> None:
+    """Draw what moves along directions do to accuracy and to answers into a PNG, one row a task."""
+    with _own_settings():
+        _draw_steering(results, path)
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Inside, matplotlib has its own settings.
+
+    It reads a ``matplotlibrc`` of the working folder, which may name programs to run (LaTeX).
     """
     from matplotlib import rc_context, rcdefaults
 
     with rc_context():
         rcdefaults()
-        _draw(results, path)
+        yield
 
 
 def _draw(results: Results, path: Path) -> None:
@@ -137,3 +152,45 @@ def _curve(panel: Any, curve: Curve, number: int, of: int) -> None:
         )
         cross = {"markersize": 7, "color": "black", "markeredgewidth": 1.6, "linestyle": "none"}
         panel.plot(x, curve.shuffled.value, "x", label="same layer, shuffled labels", **cross)
+
+
+def _draw_steering(results: Results, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = results.steering
+    figure = Figure(figsize=(9.6, 0.9 + 2.9 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(rows), 2, squeeze=False)
+    for (left, right), one in zip(panels, rows, strict=True):
+        for panel, measure in ((left, "accuracy"), (right, "flips")):
+            still = one.accuracy if measure == "accuracy" else 0.0
+            for number, method in enumerate((RANDOM, MEANS, one.method)):
+                doses = sorted((d for d in one.doses if d.method == method), key=lambda d: d.strength)
+                points = [
+                    (d.strength, getattr(d, measure), *getattr(d, f"{measure}_interval")) for d in doses
+                ]
+                x, y, low, high = zip(*sorted([*points, (0.0, still, still, still)]), strict=True)
+                shade = ("#777777", _SHADES[1], _SHADES[0])[number]
+                style = {"color": shade, "linestyle": _DASHES[2 - number], "marker": "xso"[number]}
+                name = _name(method) if method in (RANDOM, MEANS) else "the direction"
+                panel.plot(x, y, label=name, markersize=4.5, **style)
+                if method == RANDOM:
+                    panel.fill_between(x, low, high, facecolor=(shade, 0.2), linewidth=0)
+                else:
+                    bars = [[a - b for a, b in zip(y, low, strict=True)]]
+                    bars.append([b - a for a, b in zip(y, high, strict=True)])
+                    panel.errorbar(x, y, yerr=bars, fmt="none", ecolor=shade, elinewidth=0.9, capsize=3)
+            panel.axvline(one.strength, color="#aaaaaa", linewidth=0.7, linestyle=":")
+            panel.axvline(-one.strength, color="#aaaaaa", linewidth=0.7, linestyle=":")
+            panel.set_ylabel("accuracy" if measure == "accuracy" else "answers changed")
+            panel.set_title(_name(f"{one.task}: {one.method}, layer {one.layer}"), parse_math=False)
+            panel.grid(axis="y", color="#dddddd", linewidth=0.6)
+            panel.set_axisbelow(True)
+    for panel in panels[-1]:
+        unit = "share taken out" if rows[-1].ablate else "strength, in SD along the direction"
+        panel.set_xlabel(unit)
+    handles, names = panels[0][0].get_legend_handles_labels()
+    caption = f"band and bars: {100 * results.confidence:.6g}% intervals; dotted: chosen on validation"
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, title=caption)
+    figure.savefig(path, dpi=160)

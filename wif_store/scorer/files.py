@@ -1,4 +1,4 @@
-"""The files that a run writes: results.json, results.md, figure.png, report.html, scores.parquet, probes/."""
+"""The files that a run writes: results.json, results.md, figures, report.html, scores.parquet, probes/."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from wif_store.scorer.results import Results
 
 FILES: Final = ("results.json", "results.md", "figure.png", "report.html", "scores.parquet")
+STEERING: Final = "steering.png"
+"""The figure of a run that steered."""
 PROBES: Final = "probes"
 """The folder of the weights of linear probes."""
 
 
-def write(results: Results, folder: Path, *, command: str | None = None, paper: bool = False) -> None:
-    """Write :data:`FILES` into a folder, made if need be.
+def write(results: Results, folder: Path, *, command: str | None = None, paper: bool = False) -> list[str]:
+    """Write :data:`FILES` into a folder, made if need be, and :data:`STEERING` if something was steered.
 
     Args:
         results: What a run found.
@@ -27,12 +29,15 @@ def write(results: Results, folder: Path, *, command: str | None = None, paper: 
         command: What to show as the command that gave them.
         paper: Whether the paper's Figure 1 stands beside them.
 
+    Returns:
+        The names of the files.
+
     Raises:
         OSError: If a file cannot be written.
     """
     import pyarrow.parquet as pq
 
-    from wif_store.scorer.figure import draw
+    from wif_store.scorer.figure import draw, draw_steering
     from wif_store.scorer.page import render_page
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,10 +45,14 @@ def write(results: Results, folder: Path, *, command: str | None = None, paper: 
     (folder / "results.json").write_text(record + "\n", encoding="utf-8")
     draw(results, folder / "figure.png")
     text = to_markdown(sections(results, paper=paper), command)
-    picture = "![Test AUROC by layer](figure.png)\n\n## "
-    (folder / "results.md").write_text(text.replace("## ", picture, 1), encoding="utf-8")
+    picture = "![Test AUROC by layer](figure.png)\n\n"
+    if results.steering:
+        draw_steering(results, folder / STEERING)
+        picture += f"![Answers under steering]({STEERING})\n\n"
+    (folder / "results.md").write_text(text.replace("## ", f"{picture}## ", 1), encoding="utf-8")
     (folder / "report.html").write_text(render_page(results), encoding="utf-8")
     pq.write_table(results.scores_table(), folder / "scores.parquet")
+    return [*FILES, *([STEERING] if results.steering else [])]
 
 
 def save_probes(results: Results, folder: Path) -> list[str]:

@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import printable
-from wif_store.scorer.report import FEW, as_p, as_percent, as_range, sections, verdict
+from wif_store.scorer.report import FEW, as_p, as_percent, as_range, sections, steering_verdict, verdict
 from wif_store.scorer.results import CONFIDENCE
+from wif_store.scorer.steered import MEANS, RANDOM
 
 if TYPE_CHECKING:
     from wif_store.scorer.calibration import Calibration
     from wif_store.scorer.results import Baseline, Curve, Point, Results, Shown, TaskResult
     from wif_store.scorer.stats import Auroc
+    from wif_store.scorer.steered import Steering
 
 PAGES: Final = Path(__file__).with_name("pages")
 COLOURS: Final = 8
 """Colours of the style sheet, ``--m0`` to ``--m7``; further methods differ by their dashes."""
 DASHES: Final = ("", "7 3", "2 3", "9 3 2 3")
 BASELINE_DASHES: Final = ("8 3 2 3", "6 4", "1.5 3", "3 3")
+UNIT: Final = "strength, in standard deviations along the direction"
 # They change the order in which the text around them is shown.
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -44,7 +47,7 @@ def render_page(results: Results) -> str:
         percent=as_percent(results),
         models=[as_name(model) for model in models],
         tasks=tasks,
-        charts=[{"task": task["name"], "methods": task["methods"]} for task in tasks],
+        charts=[{name: task[name] for name in ("name", "methods", "steered", "unit")} for task in tasks],
         sections=[_section(part) for part in sections(results)],
     )
 
@@ -97,6 +100,7 @@ def _task(results: Results, task: TaskResult) -> dict[str, Any]:
     rows = [_curve_row(results, curve) for curve in task.curves]
     rows += [_baseline_row(held) for held in task.baselines]
     test = task.examples.get("test", 0)
+    steering = [one for one in results.steering if one.task == task.task]
     return {
         "name": as_name(task.task),
         "facts": [
@@ -112,8 +116,30 @@ def _task(results: Results, task: TaskResult) -> dict[str, Any]:
         "rows": rows,
         "layered": any(curve.best.layer is not None for curve in task.curves),
         "calibrated": any(method["risk"] for method in methods),
+        "steering": [as_name(steering_verdict(results, one)) for one in steering],
+        "steered": [line for one in steering for line in _steered(one)],
+        "unit": "share taken out" if any(one.ablate for one in steering) else UNIT,
         "shown": [_shown(one) for one in results.shown if one.task == task.task],
     }
+
+
+def _steered(one: Steering) -> list[dict[str, Any]]:
+    """The lines of a chart of moves: the direction, the difference of means, random directions."""
+    lines = []
+    still = (0.0, [one.accuracy] * 3, [0.0] * 3)
+    for number, method in enumerate((one.method, MEANS, RANDOM)):
+        moves = [
+            (d.strength, [d.accuracy, *d.accuracy_interval], [d.flips, *d.flips_interval])
+            for d in one.doses
+            if d.method == method
+        ]
+        points = [
+            {"strength": strength, "accuracy": accuracy, "flips": flips}
+            for strength, accuracy, flips in sorted([*moves, still])
+        ]
+        colour = ("var(--m0)", "var(--m1)", "var(--muted)")[number]
+        lines.append({"name": as_name(method), "colour": colour, "dash": DASHES[number], "points": points})
+    return lines
 
 
 def _lead(task: TaskResult) -> Curve | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from wif_store.scorer.calibration import Calibration
     from wif_store.scorer.stats import Auroc, Floats
+    from wif_store.scorer.steered import Steering
 
 SCHEMA: Final = "wif-store-results"
 SCHEMA_VERSION: Final = 1
@@ -247,6 +248,7 @@ class Results:
     tasks: tuple[TaskResult, ...]
     between: tuple[Between, ...] = ()
     cross_task: tuple[CrossTask, ...] = ()
+    steering: tuple[Steering, ...] = ()
     scores: tuple[TaskScores, ...] = ()
     weights: tuple[Weights, ...] = ()
     shown: tuple[Shown, ...] = ()

@@ -229,6 +229,16 @@ def evaluate(
     return summarise(run, {"predictions": named, "subset": subset}, bootstrap_draws)
 
 
+def baselines_alone(stores: Store | Sequence[Store], confidence: float = 0.999) -> Results:
+    """Measure what needs no residuals, and nothing else: the record that :func:`score` gives, without curves.
+
+    Raises:
+        ScoreError: if a store cannot be scored.
+    """
+    planned = plan(stores, None, confidence=confidence)
+    return summarise(_start(planned.stores, confidence), {"probes": [], "predictions": []}, 0)
+
+
 def _layers(layers: str | int | Iterable[int] | None, stores: Sequence[Store]) -> tuple[int, ...] | None:
     """Return the layers asked for; None for all. A text is read against the layers of all the stores."""
     if layers is None:

@@ -63,6 +63,31 @@ def reconstruction(store: Any, layer: Place) -> tuple[dict[str, Any], tuple[str,
     return said, (f"the SAE gives back {share:.2f} of the variance of train, under {POOR}",)
 
 
+def rank_features(estimator: Any, codes: Any) -> list[tuple[int, float]]:
+    """The features that a linear estimator uses, with their weights: the most important first.
+
+    Args:
+        estimator: Fitted, with ``coef_`` ``[1, features]``.
+        codes: The features of train, sparse ``[n, features]``.
+
+    Returns:
+        Of each feature of which the weight is not 0, its number, and by how much the log-odds of success rise
+        with one standard deviation of it.
+
+    Raises:
+        ScoreError: If the estimator has no weight for each feature.
+    """
+    coef = np.atleast_2d(getattr(estimator, "coef_", ()))[0]
+    if coef.shape != (codes.shape[1],):
+        name = type(estimator).__name__
+        msg = f"{name} has no weight for each feature; expected a linear method, such as sae-k"
+        raise ScoreError(msg)
+    mean = np.asarray(codes.mean(0)).ravel()
+    spread = np.sqrt(np.maximum(np.asarray(codes.multiply(codes).mean(0)).ravel() - mean**2, 0))
+    weight = coef * spread
+    return [(int(i), float(weight[i])) for i in np.argsort(-np.abs(weight), kind="stable") if weight[i]]
+
+
 @dataclass(frozen=True)
 class _WithSae(StoreView):
     """The store of :func:`with_sae`: everything but the features is the store's own."""

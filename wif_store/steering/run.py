@@ -1,0 +1,158 @@
+"""Steer: run examples again with the residual stream moved along what was found, and along controls.
+
+The layer and the strength are chosen on validation, and so is by how much each kind of control is moved for
+the same effect on the distribution of the next token. The test split is measured once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from wif_store.errors import SteerError, WifError
+from wif_store.extract.intervention import At
+from wif_store.extract.replay import load_recorded, open_replay
+from wif_store.format.schema import FINAL_TOKEN, PROMPT_END
+from wif_store.steering.bench import Bench, Settings
+from wif_store.steering.directions import find_directions
+
+if TYPE_CHECKING:
+    from wif_store.extract.model import Model
+    from wif_store.extract.replay import Replay
+    from wif_store.scorer.results import Results
+    from wif_store.steering.bench import Told
+    from wif_store.store.reader import ActivationStore
+
+STRENGTHS: Final = (1.0, 2.0, 4.0)
+"""In standard deviations along the direction over train."""
+
+
+def steer(
+    stores: ActivationStore | Sequence[ActivationStore],
+    probe: str = "logistic",
+    *,
+    layer: int | None = None,
+    strengths: Sequence[float] | None = None,
+    at: At = "all",
+    ablate: bool = False,
+    examples: int = 200,
+    site: str | None = None,
+    model: str | None = None,
+    source: str | None = None,
+    confidence: float = 0.999,
+    seed: int = 0,
+    progress: Told | None = None,
+) -> Results:
+    """Move the residual stream along what predicts failure, and see whether answers change.
+
+    Args:
+        stores: One store a task.
+        probe: What gives the direction: a linear probe by name; ``sae:SPEC`` for the feature of a sparse
+            autoencoder that tells most, ``sae:SPEC#NUMBER`` for one of them; a ``.safetensors`` of
+            ``score --save-probes``; a ``.npy`` of ``[d_model]``.
+        layer: The 0-based decoder layer; None for that which is best on validation.
+        strengths: Moves to try, in standard deviations along the direction over train; None for 1, 2, 4.
+        at: ``all`` tokens, or the ``final`` one of the context alone, from which the answer is predicted.
+        ablate: Project the direction out instead.
+        examples: Test examples of each store, at most.
+        site: Where the probe reads; None for the final token, or the end of the prompt of written answers.
+        model: Where the model is, if not where the stores say.
+        source: Where the rows are, if not where the stores say; ``{task}`` in it stands for the task.
+        confidence: Of the intervals; ``1 - confidence`` is the level of every verdict.
+        seed: Of the random directions.
+        progress: Told how it goes.
+
+    Returns:
+        What :func:`wif_store.score` gives for the probe, with ``steering``.
+
+    Raises:
+        SteerError: If the direction or the strengths cannot be used.
+        ModelError: If the model cannot be had, or is of another revision.
+        SourceError: If the rows cannot be had, or are others.
+        DamageError: If the model does not give the log-likelihoods of the store.
+
+    Example::
+
+        results = steer(open_store("winogrande.zarr"), examples=40)
+        results.steering[0].against_random.verdict
+    """
+    held = list(stores) if isinstance(stores, Sequence) else [stores]
+    settings = _settings(strengths, at, ablate, examples, confidence, seed)
+    sites = {_site(store, site) for store in held}
+    if len(sites) != 1:
+        msg = "stores of choices and of written answers are given together; steer one kind at a time"
+        raise SteerError(msg)
+    [read_at] = sites
+    directions, results = find_directions(held, probe, layer, read_at, confidence)
+    models: dict[Any, Model] = {}
+    found = []
+    for store, direction in zip(held, directions, strict=True):
+        record = store.manifest.model
+        key = (record["id"], record["revision"], record["dtype"])
+        if key not in models:
+            models = {key: load_recorded(store, model)}
+        rows = None if source is None else source.replace("{task}", store.task)
+        replay = _replay(store, models[key], rows)
+        found.append(Bench(replay, direction, settings, read_at, progress).measure())
+    said = {
+        "steered": probe,
+        "strengths": list(settings.strengths),
+        "at": at,
+        "ablate": ablate,
+        "steered_examples": examples,
+        "steering_seed": seed,
+    }
+    return replace(results, steering=tuple(found), settings={**results.settings, **said})
+
+
+def _settings(
+    strengths: Sequence[float] | None, at: At, ablate: bool, examples: int, confidence: float, seed: int
+) -> Settings:
+    given = tuple(map(float, strengths)) if strengths else (1.0,) if ablate else STRENGTHS
+    if not all(math.isfinite(one) and one > 0 for one in given) or len(set(given)) < len(given):
+        msg = (
+            f"the strengths are {', '.join(f'{one:g}' for one in given)}; expected numbers above 0, as 1,2,4"
+        )
+        raise SteerError(msg)
+    if at not in get_args(At):
+        msg = f"at is {at!r}; expected one of: {', '.join(get_args(At))}"
+        raise SteerError(msg)
+    if examples < 2:
+        msg = f"examples is {examples}; expected at least 2"
+        raise SteerError(msg)
+    return Settings(tuple(sorted(given)), at, ablate, examples - examples % 2, confidence, seed)
+
+
+def _site(store: ActivationStore, given: str | None) -> str:
+    """Where the probe reads.
+
+    Raises:
+        SteerError: If the answers of the store cannot be written again.
+    """
+    if store.manifest.outcome == "choice":
+        return given or FINAL_TOKEN
+    generation = store.manifest.protocol.get("generation")
+    if not generation:
+        msg = (
+            f"the answers of task {store.task!r} were written elsewhere, so the model cannot be steered there"
+        )
+        raise SteerError(msg)
+    if generation.get("temperature"):
+        msg = (
+            f"the answers of task {store.task!r} were drawn at temperature {generation['temperature']:g}, so "
+            "they change by themselves: build the store with --temperature 0"
+        )
+        raise SteerError(msg)
+    return given or PROMPT_END
+
+
+def _replay(store: ActivationStore, model: Model, source: str | None) -> Replay:
+    try:
+        return open_replay(store, model, source)
+    except WifError as error:
+        if store.name in str(error):
+            raise
+        msg = f"{store.name}: {error}"
+        raise type(error)(msg) from error
