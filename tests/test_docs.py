@@ -177,7 +177,9 @@ def test_the_quickstart_runs_from_end_to_end(
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("<ActivationStore winogrande.zarr: winogrande, ")
     assert len(told) == 4
-    for public in (wif_store.build, wif_store.score, wif_store.evaluate):
+    exec(with_what_is_at_hand(blocks("docs/steering.md")[0]), scope)
+    assert " more answers than" in capsys.readouterr().out
+    for public in (wif_store.build, wif_store.score, wif_store.evaluate, wif_store.steer):
         example = inspect.getdoc(public).partition("Example::\n")[2]
         assert f"wif_store.{public.__name__}(" in example
         exec(with_what_is_at_hand(textwrap.dedent(example)), scope)
@@ -198,7 +200,8 @@ def test_the_probes_of_the_page_are_scored(
 
 def with_what_is_at_hand(code: str) -> str:
     """The same code with a tiny model, and rows that are made up."""
-    return code.replace('"gemma3-270m"', '"checkpoint"').replace('"builtin"', '"rows.jsonl"')
+    code = code.replace('"gemma3-270m"', '"checkpoint"').replace('"builtin"', '"rows.jsonl"')
+    return code.replace("examples=40", 'examples=4, layer=9, model="checkpoint", source="rows.jsonl"')
 
 
 def test_no_example_of_a_page_is_left_out() -> None:
@@ -212,6 +215,7 @@ def test_no_example_of_a_page_is_left_out() -> None:
         "docs/probes.md": 2,
         "docs/publishing.md": 1,
         "docs/quickstart.md": 4,
+        "docs/steering.md": 1,
     }
 
 
@@ -252,9 +256,10 @@ def test_the_commands_are_those_of_the_program() -> None:
     assert rows(found.partition("\n## ")[0]) == expected
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/commands.md", "docs/explaining.md", "docs/quickstart.md", "docs/results.md"]
-)
+SHELLS = ("README", "docs/commands", "docs/explaining", "docs/quickstart", "docs/results", "docs/steering")
+
+
+@pytest.mark.parametrize("name", [f"{name}.md" for name in SHELLS])
 def test_every_command_line_is_one_that_the_program_takes(name: str) -> None:
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     shells = re.findall(r"^```sh\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL)

@@ -114,6 +114,20 @@ def results(task: str, manifest: Manifest | None = None) -> dict[str, Any]:
                 "baselines": [{"name": "confidence", "test": {"value": 0.66, "low": 0.59, "high": 0.72}}],
             }
         ],
+        "steering": [
+            {
+                "task": task,
+                "method": "logistic",
+                "layer": 9,
+                "against_random": {
+                    "flips": 0.31,
+                    "control": 0.12,
+                    "difference": 0.19,
+                    "low": 0.08,
+                    "high": 0.3,
+                },
+            }
+        ],
     }
 
 

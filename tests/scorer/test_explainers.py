@@ -23,9 +23,10 @@ from wif_store.errors import SaeError, ScoreError
 from wif_store.scorer.fitting import fit_one, read_place
 from wif_store.scorer.probes import PROBES, find_probe
 from wif_store.scorer.probes.sparse_features import SaeK
-from wif_store.scorer.report import sections, to_text
+from wif_store.scorer.report import sections
 from wif_store.scorer.run import evaluate, score
 from wif_store.scorer.sae_features import with_sae
+from wif_store.scorer.tables import to_text
 from wif_store.store.reader import open_store
 
 

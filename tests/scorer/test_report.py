@@ -26,8 +26,9 @@ from wif_store.errors import LayersError, ScoreError
 from wif_store.format.schema import MANIFEST
 from wif_store.scorer.files import write
 from wif_store.scorer.paper import beside, figure1
-from wif_store.scorer.report import sections, to_markdown, to_text
+from wif_store.scorer.report import sections
 from wif_store.scorer.run import evaluate, score
+from wif_store.scorer.tables import to_markdown, to_text
 from wif_store.storage.remote import RemoteStorage
 from wif_store.store.reader import open_store
 

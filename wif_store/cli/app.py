@@ -352,8 +352,8 @@ def pull(
 
 app.command("score")(score_command)
 app.command("explain")(explain_command)
-app.command("steer")(steer_command)
 app.command("quiz")(quiz_command)
+app.command("steer")(steer_command)
 app.add_typer(sae_app, name="sae")
 
 

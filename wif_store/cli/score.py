@@ -108,8 +108,9 @@ def score_command(
 ) -> None:
     """Measure how well probes, or your own scores, predict failure."""
     from wif_store.scorer.positions import draw_positions, positions
-    from wif_store.scorer.report import sections, to_text
+    from wif_store.scorer.report import sections
     from wif_store.scorer.run import plan, score
+    from wif_store.scorer.tables import to_text
     from wif_store.store.reader import open_store
 
     if compare not in (None, "paper"):

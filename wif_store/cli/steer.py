@@ -61,7 +61,8 @@ def steer_command(
     ] = None,
 ) -> None:
     """Move the model along what predicts failure, and see whether its answers change."""
-    from wif_store.scorer.report import sections, to_text
+    from wif_store.scorer.report import sections
+    from wif_store.scorer.tables import to_text
     from wif_store.steering.run import steer
     from wif_store.store.reader import open_store
 

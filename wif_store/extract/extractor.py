@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from wif_store.extract.batch import Batch, BatchGroup
 from wif_store.extract.batching import BatchLimits, plan_batch_groups
 from wif_store.extract.chat_template import ChatTemplate
 from wif_store.extract.hooks import Capture, check_finite
@@ -25,61 +25,17 @@ from wif_store.extract.writing import Writer
 from wif_store.records import Record, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     import numpy.typing as npt
 
+    from wif_store.extract.batch import Around
     from wif_store.extract.model import Model
     from wif_store.extract.tokenize import Encoded
     from wif_store.extract.trees import Rows
     from wif_store.format.schema import Float32
     from wif_store.tasks.base import Protocol, Request
-
-
-Around = Callable[[torch.Tensor], AbstractContextManager[None]]
-"""Given the flat positions, int64, of the last tokens of contexts in the forward pass that runs inside. Where
-the model writes, that is the first pass inside, and further passes run what follows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch that was run, and what was read of it.
-
-    Attributes:
-        works: Its examples.
-        indices: Which examples of the block they are.
-        nodes: Of each example, int64: the index of each of its nodes among all tokens of the batch.
-        finals: int64, ascending: those of them that may be read at every layer.
-        context_ends: int64, ascending: those of them that are the last token of a context.
-        capture: The residuals.
-    """
-
-    works: list[Work]
-    indices: list[int]
-    nodes: list[npt.NDArray[np.int64]]
-    finals: npt.NDArray[np.int64]
-    context_ends: npt.NDArray[np.int64]
-    capture: Capture
-
-
-@dataclass(frozen=True, slots=True)
-class BatchGroup:
-    """Batches that are on the device and were scored together.
-
-    Attributes:
-        batches: The batches.
-        records: The records of their block, to be filled in.
-        log_probs: Of all scored tokens, float32.
-        context_states: Of all last tokens of contexts, ``[n, d_model]``.
-        mark: The point at which the main stream has computed everything.
-    """
-
-    batches: list[Batch]
-    records: list[Record | None]
-    log_probs: torch.Tensor
-    context_states: torch.Tensor
-    mark: torch.cuda.Event | None
 
 
 @dataclass

@@ -18,8 +18,8 @@ from wif_store.records import Written
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from wif_store.extract.batch import Around
     from wif_store.extract.batching import BatchLimits
-    from wif_store.extract.extractor import Around
     from wif_store.extract.model import Model
     from wif_store.extract.tokenize import Encoded
     from wif_store.tasks.base import Generation

@@ -329,7 +329,22 @@ def _results(results: Mapping[str, Any]) -> dict[str, Any]:
             )
         for held in task["baselines"]:
             rows.append({"task": task["task"], "method": held["name"], "layer": "", **_auroc(held["test"])})
-    return {"level": f"{100 * results['confidence']:.6g}%", "rows": rows}
+    steering = [_steering(one) for one in results.get("steering", ())]
+    return {"level": f"{100 * results['confidence']:.6g}%", "rows": rows, "steering": steering}
+
+
+def _steering(one: Mapping[str, Any]) -> dict[str, Any]:
+    effect = one["against_random"]
+    return {
+        "task": one["task"],
+        "method": one["method"],
+        "layer": one["layer"],
+        "flips": f"{effect['flips']:.3f}",
+        "control": f"{effect['control']:.3f}",
+        "difference": f"{effect['difference']:+.3f}",
+        "interval": f"[{effect['low']:+.3f}, {effect['high']:+.3f}]",
+        "verdict": "more" if effect["low"] > 0 else "fewer" if effect["high"] < 0 else "not more",
+    }
 
 
 def _auroc(measured: Mapping[str, Any]) -> dict[str, str]:

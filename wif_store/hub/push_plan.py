@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 CARD: Final = "README.md"
 RESULTS: Final = "results/results.json"
-BESIDE: Final = ("results/figure.png", "results/report.html", "results/scores.parquet")
+BESIDE: Final = tuple(
+    f"results/{name}" for name in ("figure.png", "steering.png", "report.html", "scores.parquet")
+)
 """What may stand beside the results."""
 
 

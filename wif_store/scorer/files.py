@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from wif_store.errors import ScoreError
-from wif_store.scorer.report import sections, to_markdown
+from wif_store.scorer.report import sections
+from wif_store.scorer.tables import to_markdown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wif_store.errors import printable
-from wif_store.scorer.report import FEW, as_p, as_percent, as_range, sections, steering_verdict, verdict
+from wif_store.scorer.report import FEW, sections, verdict
 from wif_store.scorer.results import CONFIDENCE
 from wif_store.scorer.steered import MEANS, RANDOM
+from wif_store.scorer.steering_report import steering_verdict
+from wif_store.scorer.tables import as_p, as_percent, as_range
 
 if TYPE_CHECKING:
     from wif_store.scorer.calibration import Calibration

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wif_store.errors import printable
 from wif_store.format.schema import FINAL_TOKEN, PROMPT_END
-from wif_store.scorer.report import Section
+from wif_store.scorer.tables import Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

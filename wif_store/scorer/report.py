@@ -1,84 +1,39 @@
-"""Results as tables: aligned text for a terminal, Markdown for ``results.md``."""
+"""Results as tables: what a terminal shows, and what is left to ``results.md``."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wif_store.scorer.paper import beside, figure1
 from wif_store.scorer.results import CONFIDENCE, Baseline, Comparison, Curve, Results, TaskResult
+from wif_store.scorer.steering_report import doses, effects
+from wif_store.scorer.tables import Section, as_p, as_percent, as_range, folded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from wif_store.scorer.stats import Auroc
-    from wif_store.scorer.steered import Steering
 
 
 FEW: Final = 50
 """Test examples under which an AUROC shows nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A titled table with remarks under it; ``detail`` is left to the file."""
-
-    title: str
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    remarks: Sequence[str] = ()
-    detail: bool = False
-
-
 def sections(results: Results, *, paper: bool = False) -> list[Section]:
     """Lay the results out, the headline first."""
     found = [_headline(results), *_layers(results)]
     if results.steering:
-        found += [_steering(results), _doses(results)]
+        found += [effects(results), doses(results)]
     if results.between:
         found.append(_between(results))
     found += [_worth(results), *_cross_task(results), _measures(results)]
     if paper:
         found.append(_paper(results))
     found += [*(_detail(results, task) for task in results.tasks), _repeat(results)]
-    return [_folded(part) for part in found]
-
-
-def _folded(part: Section) -> Section:
-    """Fold every text to one line: a name with a line break would look like a line of the report."""
-
-    def fold(texts: Sequence[str]) -> list[str]:
-        return [" ".join(text.split()) for text in texts]
-
-    [title] = fold([part.title])
-    return Section(title, fold(part.header), list(map(fold, part.rows)), fold(part.remarks), part.detail)
-
-
-def to_text(parts: Iterable[Section]) -> str:
-    """Return what a terminal shows."""
-    parts_shown = []
-    for part in parts:
-        if not part.detail:
-            parts_shown.append("\n".join([part.title, *_aligned(part), *part.remarks]))
-    return "\n\n".join(parts_shown)
-
-
-def to_markdown(parts: Iterable[Section], command: str | None = None) -> str:
-    """Return the content of ``results.md``."""
-    lines = ["# Can a probe tell that the model will fail?", ""]
-    if command:
-        lines += ["```console", f"$ {command}", "```", ""]
-    for part in parts:
-        lines += [f"## {part.title}", ""]
-        if part.rows:
-            lines += [_row(part.header), _row(["---"] * len(part.header)), *map(_row, part.rows), ""]
-        for remark in part.remarks:
-            lines += [f"- {remark}"]
-        lines += [""] if part.remarks else []
-    return "\n".join(lines)
+    return [folded(part) for part in found]
 
 
 def verdict(results: Results, task: TaskResult, curve: Curve) -> str:
@@ -224,76 +179,6 @@ def _cross_task(results: Results) -> Iterator[Section]:
         )
 
 
-def steering_verdict(results: Results, one: Steering) -> str:
-    """Say in one sentence whether a direction moves answers more than random ones do."""
-    effect, where = one.against_random, "all tokens" if one.at == "all" else "the end of the context"
-    move = "projected out" if one.ablate else f"±{one.strength:g} SD"
-    return (
-        f"{one.task}: {one.method} at layer {one.layer} ({move}, {where}) {effect.verdict} random directions "
-        f"at the same KL ({effect.flips:.3f} against {effect.control:.3f}, {effect.difference:+.3f} "
-        f"{as_range(effect.low, effect.high, '+')}, KL {effect.kl:.3f} and {effect.control_kl:.3f} nats)."
-    )
-
-
-def _steering(results: Results) -> Section:
-    """Lay out what directions do to answers."""
-    header = ["task", "direction", "layer", "strength", "answers changed", "by random", "difference"]
-    header += [f"{as_percent(results)} interval", "less means", "interval", "KL", "of random"]
-    header += ["accuracy", "along", "against"]
-    rows = []
-    for one in results.steering:
-        random, means = one.against_random, one.against_means
-        row = [one.task, one.method, str(one.layer), f"{one.strength:g}"]
-        for effect in (random, means):
-            said = [f"{effect.difference:+.3f}", as_range(effect.low, effect.high, "+")]
-            row += [f"{effect.flips:.3f}", f"{effect.control:.3f}", *said] if effect is random else said
-        row += [f"{random.kl:.3f}", f"{random.control_kl:.3f}", f"{one.accuracy:.3f}"]
-        ways = (one.strength,) if one.ablate else (one.strength, -one.strength)
-        row += [f"{one.dose(one.method, way).accuracy:.3f}" for way in ways]
-        rows.append(row + [""] * (len(header) - len(row)))
-    remarks = [steering_verdict(results, one) for one in results.steering]
-    for one in results.steering:
-        if one.push:
-            remarks.append(
-                f"{one.task}: accuracy along {one.method} less that against it: {one.push[0]:+.3f} "
-                f"{as_range(*one.push[1:], '+')}."
-            )
-        if one.differs:
-            remarks.append(f"{one.task}: {one.differs} answers without a move are not those of the store.")
-    remarks += [
-        "Answers changed: under a move along the direction, or under one against it.",
-        "KL: how far the distribution of the answer's first token moved. Controls are moved so far that "
-        "theirs is the same on validation, where the strength is chosen too.",
-        "Intervals: a paired bootstrap over examples and over random directions.",
-    ]
-    return Section("Does moving along it change the answers?", header, rows, remarks)
-
-
-def _doses(results: Results) -> Section:
-    """Lay out every move."""
-    header = ["task", "direction", "strength", "norm", "accuracy", "interval", "answers changed", "interval"]
-    header += ["right to wrong", "wrong to right", "KL"]
-    rows = [
-        [
-            one.task,
-            dose.method,
-            f"{dose.strength:+g}",
-            f"{dose.size:.4g}",
-            f"{dose.accuracy:.3f}",
-            as_range(*dose.accuracy_interval),
-            f"{dose.flips:.3f}",
-            as_range(*dose.flips_interval),
-            f"{dose.right_to_wrong:.3f}",
-            f"{dose.wrong_to_right:.3f}",
-            f"{dose.kl:.3f}",
-        ]
-        for one in results.steering
-        for dose in one.doses
-    ]
-    remarks = ["Strength: in standard deviations along the direction over train; norm: of what is added."]
-    return Section("Every move", header, rows, remarks, detail=True)
-
-
 def _paper(results: Results) -> Section:
     held = figure1()
     rows = []
@@ -361,18 +246,8 @@ def _layer_base(task: TaskResult) -> int:
     return base if type(base) is int and base >= 0 else 0
 
 
-def as_percent(results: Results) -> str:
-    """The confidence of the intervals, as in ``99.9%``."""
-    return f"{100 * results.confidence:.6g}%"
-
-
 def _auroc(measured: Auroc) -> tuple[str, str]:
     return f"{measured.value:.3f}", as_range(measured.low, measured.high)
-
-
-def as_range(low: float, high: float, sign: str = "") -> str:
-    """An interval, as in ``[0.512, 0.634]``; with a sign of ``+`` each end has one."""
-    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _difference(test: Comparison) -> str:
@@ -388,20 +263,3 @@ def _seeds(aurocs: Sequence[float]) -> str:
     if len(aurocs) < 2:
         return ""
     return f"{statistics.fmean(aurocs):.3f} ± {statistics.stdev(aurocs):.3f} ({len(aurocs)})"
-
-
-def as_p(value: float) -> str:
-    """A p-value with four digits, or as less than the least of these."""
-    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _aligned(part: Section) -> list[str]:
-    if not part.rows:
-        return []
-    widths = [max(map(len, column)) for column in zip(part.header, *part.rows, strict=True)]
-    lines = [part.header, ["-" * width for width in widths], *part.rows]
-    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
