@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import build, extract, publish, read, score, storage
+from benchmarks import build, extract, publish, read, score, steer, storage
 from benchmarks.peers import compare
 
 # What a short run is given; a full one has each benchmark's own defaults.
@@ -24,6 +24,7 @@ SHORT = {
     build: ["--per-class", "4"],
     publish: ["--per-class", "32", "--layers", "2", "--width", "64"],
     score: ["--layers", "0", "--turns", "1"],
+    steer: ["--examples", "8", "--turns", "1"],
 }
 MADE_UP = (publish, score)
 """Those that take no rows."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as all_of_them
-from benchmarks import build, clock, extract, publish, read, score, storage, workload
+from benchmarks import build, clock, extract, publish, read, score, steer, storage, workload
 from benchmarks.extract import Batching
 from benchmarks.peers import NotRun, Peer, compare
 from benchmarks.tables import Table
@@ -47,6 +47,13 @@ def run(tiny_models, data, tmp_path):
         return json.loads(out.read_text())["tables"]
 
     return run
+
+
+def test_steer_runs(run):
+    rows = run(steer)["A pass with the residual stream moved"]
+    assert [row["how"] for row in rows] == list(steer.WAYS)
+    assert rows[0]["of plain"] == 1
+    assert all(row["s"] > 0 for row in rows)
 
 
 def test_extract_runs(run, capsys):
