@@ -96,6 +96,32 @@ def test_choices_are_scored_as_under_a_plain_hook(architecture, protocol, at, ti
     assert rerun.skips
 
 
+@pytest.mark.parametrize("at", ["all", "final"])
+@pytest.mark.parametrize("written", [False, True])
+def test_each_example_can_be_moved_in_its_own_way(at, written, tiny_models, requests):
+    protocol = TASK.protocol("aligned")
+    asked = requests["aligned"]
+    if written:
+        protocol = Protocol("p", "{prompt}", "", "response", generation=Generation(max_new_tokens=20))
+        asked = [Request(str(n), ((f"the cat {'red ' * n}was", ""),)) for n in range(6)]
+    rerun = rerun_of(tiny_models("gemma3"), protocol)
+    random = np.random.default_rng(0)
+    directions = random.standard_normal((len(asked), 32)).astype(np.float32)
+    shifts = random.uniform(-4, 4, len(asked)).astype(np.float32)
+    whole = Intervention(LAYER, directions, shift=shifts, at=at)
+    together = rerun.block(asked).run(whole)
+    for n, request in enumerate(asked):
+        [alone] = rerun.block([request]).run(
+            Intervention(LAYER, directions[n], shift=float(shifts[n]), at=at)
+        )
+        assert together[n].token_ids.tolist() == alone.token_ids.tolist()
+        np.testing.assert_allclose(together[n].logprobs, alone.logprobs, rtol=1e-5, atol=1e-5)
+    part = whole.of(2, 4)
+    assert np.array_equal(part.direction, directions[2:4]) and np.array_equal(part.shift, shifts[2:4])
+    one = Intervention(LAYER, DIRECTION, shift=1.0).of(2, 4)
+    assert (one.shift, one.direction is DIRECTION) == (1.0, True)
+
+
 def test_lower_layers_are_run_once(tiny_models, requests):
     rerun = rerun_of(tiny_models("gemma3"), TASK.protocol("aligned"))
     passes = []

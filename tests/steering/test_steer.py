@@ -19,7 +19,7 @@ from wif_store.scorer.report import sections
 from wif_store.scorer.steered import MEANS, RANDOM
 from wif_store.scorer.tables import to_text
 from wif_store.steering.directions import random_directions
-from wif_store.steering.outcomes import DRAWS, Resampling, parts_of
+from wif_store.steering.outcomes import DRAWS, Resampling
 from wif_store.store.reader import open_store
 
 
@@ -189,7 +189,7 @@ def test_results_say_it_in_words_and_in_json(results, tmp_path):
     record = json.loads(json.dumps(results.to_json(), allow_nan=False))
     [steering] = record["steering"]
     assert steering["against_random"]["difference"] >= 0.9
-    assert len(steering["doses"]) == 18
+    assert len(steering["doses"]) == 6 + 2 + 6
     assert record["settings"]["steered"] == "logistic"
     assert record["tasks"][0]["curves"][0]["probe"] == "logistic"
 
@@ -293,15 +293,6 @@ def test_random_directions_are_of_unit_norm_and_like_the_residuals(store):
         assert along.std() / along.mean() < 0.3
 
 
-def test_neighbours_share_a_direction_and_every_direction_is_used():
-    for count, several in ((200, 20), (7, 20), (2, 20), (1, 20), (40, 10)):
-        part = parts_of(count, several)
-        assert len(part) == count and part.min() == 0
-        assert all(part[i] == part[i + 1] for i in range(0, count - 1, 2))
-        assert set(part) == set(range(part.max() + 1))
-    assert parts_of(200, 20).max() == 19
-
-
 def test_a_bootstrap_of_independent_examples_has_the_normal_width():
     random = np.random.default_rng(0)
     values = random.random(400) < 0.3
@@ -315,7 +306,7 @@ def test_a_bootstrap_of_independent_examples_has_the_normal_width():
 
 
 def test_directions_that_differ_widen_the_interval():
-    part = parts_of(400, 20)
+    part = np.arange(400) // 2 % 20
     alike = np.arange(400) % 2 == 0  # no matter which direction
     apart = part < 10  # each direction changes all or nothing
     resampling = Resampling(400, part, 0.95)

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from wif_store.extract.work import Work
     from wif_store.records import Record
 
-Around = Callable[[torch.Tensor], AbstractContextManager[None]]
-"""Given the flat positions, int64, of the last tokens of contexts in the forward pass that runs inside. Where
-the model writes, that is the first pass inside, and further passes run what follows."""
+Around = Callable[[torch.Tensor, torch.Tensor], AbstractContextManager[None]]
+"""Given the flat positions, int64, of the last tokens of contexts in the forward pass that runs inside, and
+which example of the block each row is of, int64. Where the model writes, that is the first pass inside, and
+further passes run what follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from wif_store.records import Record, Written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     import numpy.typing as npt
 
@@ -237,7 +238,8 @@ class Extractor:
         states, first = [], 0
         for members in filter(None, passes):
             rows = pad([trees[i][1] for i in members], self.model.device)
-            states.append(self._pass(rows, batch, wanted, first))
+            owner = np.array([indices[trees[i][0]] for i in members])
+            states.append(self._pass(rows, batch, wanted, first, owner))
             first += len(rows.nodes)
         found = states[0] if len(states) == 1 else torch.cat(states)
         contexts = found[self._index(np.searchsorted(wanted, context_ends))]
@@ -245,7 +247,14 @@ class Extractor:
             found = found[self._index(np.searchsorted(wanted, scored))]
         return batch, found, contexts
 
-    def _pass(self, rows: Rows, batch: Batch, wanted: npt.NDArray[np.int64], first: int) -> torch.Tensor:
+    def _pass(
+        self,
+        rows: Rows,
+        batch: Batch,
+        wanted: npt.NDArray[np.int64],
+        first: int,
+        owner: npt.NDArray[np.int64],
+    ) -> torch.Tensor:
         """One forward pass over the tokens of a batch from ``first`` on: its states at those of ``wanted``.
 
         Args:
@@ -253,6 +262,7 @@ class Extractor:
             batch: The batch that it belongs to.
             wanted: int64, ascending: the tokens of the batch whose states are wanted.
             first: Which token of the batch is the first of ``rows``.
+            owner: int64 ``[rows]``, which example of the block each row is of.
         """
         span = (first, first + len(rows.nodes))
         at, finals, ends = (_within(v, *span) for v in (wanted, batch.finals, batch.context_ends))
@@ -260,11 +270,18 @@ class Extractor:
         everywhere = len(self.model.layers) - 1 in self.sequence_layers
         read = rows.nodes if everywhere else rows.nodes[self._index(np.union1d(at, finals))]
         with (
-            self.around(rows.nodes[self._index(ends)]) if self.around else nullcontext(),
+            self._around(rows.nodes, ends, owner),
             batch.capture.reading(self.model.layers, rows.nodes[self._index(finals)], rows.nodes),
         ):
             states = self.model.decoder.states(rows, read).flatten(0, 1)
         return states[rows.nodes[self._index(at)]]
+
+    def _around(
+        self, nodes: torch.Tensor, ends: npt.NDArray[np.int64], owner: npt.NDArray[np.int64]
+    ) -> AbstractContextManager[None]:
+        if self.around is None:
+            return nullcontext()
+        return self.around(nodes[self._index(ends)], self._index(owner))
 
     @torch.inference_mode()
     def _collect(self, group: BatchGroup) -> None:

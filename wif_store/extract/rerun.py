@@ -68,9 +68,9 @@ class Rerun:
         return np.array([part.mean() for part in np.split(found, ends[:-1])])
 
     @contextmanager
-    def _around(self, final: torch.Tensor) -> Iterator[None]:
+    def _around(self, final: torch.Tensor, owner: torch.Tensor) -> Iterator[None]:
         assert self.running is not None
-        with self.running.around(final):
+        with self.running.around(final, owner):
             yield
 
 
@@ -121,7 +121,7 @@ class Block:
             self._rerun.running = None
 
     @contextmanager
-    def around(self, final: torch.Tensor) -> Iterator[None]:
+    def around(self, final: torch.Tensor, owner: torch.Tensor) -> Iterator[None]:
         """Around a forward pass: stand in for the lower layers, or keep what they give; then the change."""
         modules, layer = self._rerun.extractor.model.layers, self._rerun.layer
         with ExitStack() as stack:
@@ -131,7 +131,7 @@ class Block:
                 handle = modules[layer].register_forward_hook(lambda *given: self._kept.append(given[2]))
                 stack.callback(handle.remove)
             if self._intervention is not None:
-                stack.enter_context(self._intervention.applied(modules, final))
+                stack.enter_context(self._intervention.applied(modules, final, owner))
             self._pass += 1
             yield
 

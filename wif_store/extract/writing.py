@@ -113,12 +113,13 @@ class Writer:
         stop = _AtStop(self.model.tokenizer, self.generation, [len(row.tokens) for row in batch], table[1])
         ids, mask = to_device(table, self.model.device)
         # All have written as much so far, so their prompts end in one column.
+        owner = torch.tensor([row.prompt for row in batch], device=self.model.device)
         ends = width * torch.arange(1, len(batch) + 1, device=self.model.device) - len(batch[0].written) - 1
         with (
             torch.inference_mode(),
             self._plainly(),
             self._seeded(names, len(batch[0].written)),
-            self.around(ends) if self.around else nullcontext(),
+            self.around(ends, owner) if self.around else nullcontext(),
         ):
             output = self.model.causal_lm.generate(
                 input_ids=ids,

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from wif_store.extract.intervention import At, Intervention
 from wif_store.extract.rerun import Rerun
 from wif_store.scorer.sites import at_site
 from wif_store.scorer.steered import MEANS, RANDOM, Dose, Effect, Steering
-from wif_store.steering.blocks import Blocks
 from wif_store.steering.directions import difference_of_means, random_directions
+from wif_store.steering.examples import Examples
 from wif_store.steering.outcomes import Outcomes, Resampling
 
 if TYPE_CHECKING:
     from wif_store.extract.replay import Replay
+    from wif_store.format.schema import Example
     from wif_store.scorer.stats import Floats
     from wif_store.steering.directions import Direction
 
@@ -72,86 +74,88 @@ class Bench:
         self.replay, self.direction, self.settings, self.progress = replay, direction, settings, progress
         view, layer = at_site(replay.store, site), direction.layer
         rng = np.random.default_rng(settings.seed)
+        drawn = [random_directions(view, layer, EACH, rng, kind) for kind in KINDS]
         self.units: dict[str, Floats] = {
-            direction.name: direction.unit[None],
-            MEANS: difference_of_means(view, layer)[None],
-            **{kind: random_directions(view, layer, EACH, rng, kind) for kind in KINDS},
+            direction.name: direction.unit,
+            MEANS: difference_of_means(view, layer),
+            **dict(zip(KINDS, drawn, strict=True)),
         }
         self.factors = dict.fromkeys(self.units, 1.0)
         self.rerun = Rerun(replay.extractor, layer)
-        test = settings.examples
-        held = max(2, test // SHARE // 2 * 2)
-        self.examples = {
-            split: replay.store.examples(split)[:count]
-            for split, count in (("validation", held), ("test", test))
-        }
         doses = len(settings.strengths) * len(settings.signs)
-        self.on_test = len(self.examples["test"]) * (1 + 3 * doses)
-        on_validation = len(self.examples["validation"]) * (1 + doses + TRIES * (len(self.units) - 1))
-        self.todo, self.done = on_validation + self.on_test, 0
+        controls = 2 * len(settings.signs) + len(settings.strengths) - 1
+        self.validation = self._examples("validation", max(2, settings.examples // SHARE // 2 * 2))
+        self.test = self._examples("test", settings.examples)
+        self.todo = [
+            len(self.validation) * (1 + doses + TRIES * (1 + len(KINDS))),
+            len(self.test) * (1 + doses + controls),
+        ]
+        self.done = 0
+
+    def _examples(self, split: str, count: int) -> list[Example]:
+        return self.replay.store.examples(split)[:count]
 
     def measure(self) -> Steering:
         """Choose on validation, measure on test."""
         strength = self._choose()
-        return self._test(strength)
+        self.done = self.todo[0]
+        return self._measure(strength)
 
     def _choose(self) -> float:
         """Find the strength that flips most answers and leaves the model itself; set the factors."""
         name, settings = self.direction.name, self.settings
-        blocks = self._blocks("validation", EACH)
-        before = blocks.run([None])
+        examples = self._runs(self.validation)
+        before = examples.run(None)
         best, chosen, target = -1.0, settings.strengths[0], 0.0
         for strength in settings.strengths:
-            runs = [blocks.run([self.move(name, 0, sign * strength)]) for sign in settings.signs]
+            runs = [examples.run(self._move(name, sign * strength)) for sign in settings.signs]
             kl = float(np.mean([run.kl for run in runs]))
             flips = float(np.mean(np.any([run.flips(before) for run in runs], axis=0)))
             if strength == settings.strengths[0] or (kl <= MOST_KL and flips > best):
                 best, chosen, target = flips, strength, kl
         for kind in (MEANS, *KINDS):
-            self.factors[kind] = self._factor(blocks, kind, chosen, target)
-        self.done = self.todo - self.on_test
+            self.factors[kind] = self._factor(examples, kind, chosen, target)
         return chosen
 
-    def _factor(self, blocks: Blocks, kind: str, strength: float, target: float) -> float:
+    def _factor(self, examples: Examples, kind: str, strength: float, target: float) -> float:
         """What moves along a kind of control are multiplied by to give a KL.
 
         For small moves the KL goes with the square of the move.
         """
-        factor = 1.0
+        factor, count = 1.0, len(self.validation)
         for _ in range(TRIES):
             self.factors[kind] = factor
-            # Every other direction the other way: none of them has a side.
-            moves = [
-                self.move(kind, n, strength * self.settings.signs[n % len(self.settings.signs)])
-                for n in range(EACH)
-            ]
-            kl = float(blocks.run(moves).kl.mean())
+            units = self.units[kind]
+            units = units if units.ndim == 1 else units[_numbers(count, EACH)]
+            move = self._along(units, strength * factor * _turns(count))
+            kl = float(examples.run(move).kl.mean())
             if not target or abs(kl - target) <= 0.1 * target:
                 break
             factor *= float(np.clip(math.sqrt(target / kl) if kl else 10.0, 1e-3, 10.0))
         return factor if target else 0.0
 
-    def _test(self, chosen: float) -> Steering:
-        name, settings, count = self.direction.name, self.settings, len(self.examples["test"])
+    def _measure(self, chosen: float) -> Steering:
+        name, settings, count = self.direction.name, self.settings, len(self.test)
         signed = [sign * strength for strength in settings.strengths for sign in settings.signs]
-        methods = (name, MEANS, RANDOM)
-        blocks = self._blocks("test", EACH * len(KINDS))
-        conditions: dict[Any, list[Intervention | None]] = {None: [None]}
-        for strength in signed:
-            conditions[name, strength] = [self.move(name, 0, strength)]
-            conditions[MEANS, strength] = [self.move(MEANS, 0, strength)]
-            conditions[RANDOM, strength] = [
-                self.move(kind, n, strength) for n in range(EACH) for kind in KINDS
-            ]
-        runs = blocks.run_all(conditions)
-        before = runs[None]
-        resampling = Resampling(count, blocks.part, settings.confidence)
-        doses = tuple(
-            self._dose(method, strength, runs[method, strength], before, resampling)
-            for method in methods
-            for strength in signed
-        )
         ways = [sign * chosen for sign in settings.signs]
+        moves: dict[Any, Intervention | None] = {None: None}
+        moves |= {(name, strength): self._move(name, strength) for strength in signed}
+        moves |= {(MEANS, way): self._move(MEANS, way) for way in ways}
+        moves |= {(RANDOM, way): self._random(way) for way in ways}
+        others = [strength for strength in settings.strengths if strength != chosen]
+        moves |= {(RANDOM, strength): self._random(strength * _turns(count)) for strength in others}
+        examples = self._runs(self.test)
+        runs = examples.run_all(moves)
+        # A random direction has no side, so one run stands for both.
+        runs |= {(RANDOM, sign * s): runs[RANDOM, s] for s in others for sign in settings.signs}
+        before = runs.pop(None)
+        numbers = _numbers(count, EACH * len(KINDS))
+        resampling = Resampling(count, numbers, settings.confidence)
+        methods = (name, MEANS, RANDOM)
+        doses = [
+            self._dose(method, strength, runs[method, strength], before, resampling)
+            for method, strength in sorted(runs, key=lambda key: (methods.index(key[0]), key[1]))
+        ]
         flips = {m: np.any([runs[m, way].flips(before) for way in ways], axis=0) for m in methods}
         kl = {m: float(np.mean([runs[m, way].kl for way in ways])) for m in methods}
 
@@ -174,12 +178,12 @@ class Bench:
             spread=self.direction.spread,
             examples=count,
             accuracy=float(before.success.mean()),
-            differs=blocks.differs,
+            differs=examples.differs,
             against_random=effect(RANDOM, resampling.interval_of_difference(flips[name], flips[RANDOM])),
             against_means=effect(MEANS, resampling.interval(apart)),
             push=push,
             factors={kind: self.factors[kind] for kind in (MEANS, *KINDS)},
-            doses=doses,
+            doses=tuple(doses),
         )
 
     def _dose(
@@ -203,22 +207,43 @@ class Bench:
             kl=float(run.kl.mean()),
         )
 
-    def move(self, kind: str, number: int, strength: float) -> Intervention:
-        """A move along one of the directions of a kind."""
-        unit = self.units[kind][number % len(self.units[kind])].astype(np.float32)
-        size = strength * self.factors[kind]
+    def _move(self, kind: str, strength: float) -> Intervention:
+        """All examples along one direction."""
+        return self._along(self.units[kind], strength * self.factors[kind])
+
+    def _random(self, strength: Any) -> Intervention:
+        """Each pair of test examples along a random direction of its own, of the one kind or the other."""
+        numbers = _numbers(len(self.test), EACH * len(KINDS))
+        units = np.concatenate([self.units[kind] for kind in KINDS])
+        factors = np.repeat([self.factors[kind] for kind in KINDS], EACH)
+        return self._along(units[numbers], strength * factors[numbers])
+
+    def _along(self, units: Floats, strength: Any) -> Intervention:
+        """A move by so many standard deviations of the direction, or so large a share taken out."""
+        layer, direction, at = self.direction.layer, units.astype(np.float32), self.settings.at
         if self.settings.ablate:
-            return Intervention(self.direction.layer, unit, remove=size, at=self.settings.at)
-        return Intervention(
-            self.direction.layer, unit, shift=size * self.direction.spread, at=self.settings.at
-        )
+            return Intervention(layer, direction, remove=np.abs(strength), at=at)
+        return Intervention(layer, direction, shift=strength * self.direction.spread, at=at)
 
-    def _blocks(self, split: str, count: int) -> Blocks:
-        still = self.move(self.direction.name, 0, 0.0)
-        return Blocks(self.replay, self.rerun, self.examples[split], count, still, self.advance)
+    def _runs(self, examples: list[Example]) -> Examples:
+        still = self._along(self.direction.unit, 0.0)
+        return Examples(self.replay, self.rerun, examples, still, self._advance)
 
-    def advance(self, count: int) -> None:
+    def _advance(self, count: int) -> None:
         """Say that so many examples were run."""
         self.done += count
         if self.progress:
-            self.progress(self.replay.store.task, min(self.done, self.todo), self.todo)
+            self.progress(self.replay.store.task, self.done, sum(self.todo))
+
+
+def _numbers(count: int, several: int) -> npt.NDArray[np.int64]:
+    """Which of several directions each example is given, int64 ``[n]``.
+
+    Neighbours share one: of two neighbours in a store one is a success and the other a failure.
+    """
+    return np.arange(count) // 2 % several
+
+
+def _turns(count: int) -> Floats:
+    """A sign for each of so many examples, float64 ``[n]``: every other pair is moved the other way."""
+    return np.where(_numbers(count, 2), -1.0, 1.0)

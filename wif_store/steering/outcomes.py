@@ -41,22 +41,13 @@ class Outcomes:
         return changed
 
 
-def parts_of(count: int, several: int) -> npt.NDArray[np.int64]:
-    """Which of several parts each of so many examples is in, int64 ``[n]``.
-
-    Neighbours go together: of two neighbours in a store one is a success and the other a failure.
-    """
-    return np.arange(count) // 2 % max(1, min(several, (count + 1) // 2))
-
-
-def joined(parts: Sequence[Outcomes], part: npt.NDArray[np.int64]) -> Outcomes:
-    """The outcomes of all examples, from those of each part; ``part`` is what :func:`parts_of` gives."""
-    count = len(part)
-    found = Outcomes(np.empty(count, object), np.empty(count, bool), np.empty(count))
-    for number, one in enumerate(parts):
-        rows = part == number
-        found.answers[rows], found.success[rows], found.kl[rows] = one.answers, one.success, one.kl
-    return found
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of several runs of examples, one after the other."""
+    return Outcomes(
+        np.concatenate([part.answers for part in parts]),
+        np.concatenate([part.success for part in parts]),
+        np.concatenate([part.kl for part in parts]),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""Examples in blocks, run without a move and with one after another."""
+"""Examples of a store, run without a move and with one after another."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wif_store.errors import ResidualError, SteerError
-from wif_store.steering.outcomes import Outcomes, joined, parts_of
+from wif_store.steering.outcomes import Outcomes, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from wif_store.format.schema import Example
     from wif_store.records import Record
 
+BLOCK: Final = 256
+"""Examples whose residuals after the layer are kept at a time, so that the layers below it run once."""
 
-class Blocks:
-    """The examples of a split, in blocks that share their random directions: each is run by itself."""
+
+class Examples:
+    """Examples of a split that are run again and again."""
 
     def __init__(
         self,
         replay: Replay,
         rerun: Rerun,
         examples: Sequence[Example],
-        count: int,
         still: Intervention,
         told: Callable[[int], None],
     ) -> None:
@@ -37,46 +39,42 @@ class Blocks:
             replay: The store that they are of.
             rerun: What runs them.
             examples: The examples.
-            count: How many blocks, at most.
             still: A move that changes nothing, so that all runs go through the same hook.
             told: Told how many examples were run.
         """
         self._replay, self._rerun, self._examples = replay, rerun, examples
         self._still, self._told = still, told
-        self.part = parts_of(len(examples), count)
-        """Which block each example is in."""
         self.differs = 0
         """Answers without a move that are not those of the store."""
         self._open: dict[int, tuple[Block, list[Record]]] = {}
 
-    def run(self, moves: Sequence[Intervention | None]) -> Outcomes:
-        """Run all examples: with one move, or each block with one of several in turn; None is no move."""
-        return joined([self._run(n, moves[n % len(moves)]) for n in self._numbers], self.part)
+    def run(self, move: Intervention | None) -> Outcomes:
+        """Run all examples with a move; None is no move."""
+        return joined([self._run(first, move) for first in self._firsts])
 
-    def run_all(self, conditions: Mapping[Any, Sequence[Intervention | None]]) -> dict[Any, Outcomes]:
-        """Run all examples under each of several conditions. A block is forgotten when it is done."""
-        found: dict[Any, list[Outcomes]] = {name: [] for name in conditions}
-        for n in self._numbers:
-            for name, moves in conditions.items():
-                found[name].append(self._run(n, moves[n % len(moves)]))
-            del self._open[n]
-        return {name: joined(parts, self.part) for name, parts in found.items()}
+    def run_all(self, moves: Mapping[Any, Intervention | None]) -> dict[Any, Outcomes]:
+        """Run all examples with each of several moves. A block is forgotten when it is done."""
+        found: dict[Any, list[Outcomes]] = {name: [] for name in moves}
+        for first in self._firsts:
+            for name, move in moves.items():
+                found[name].append(self._run(first, move))
+            del self._open[first]
+        return {name: joined(parts) for name, parts in found.items()}
 
     @property
-    def _numbers(self) -> range:
-        return range(int(self.part.max()) + 1)
+    def _firsts(self) -> range:
+        return range(0, len(self._examples), BLOCK)
 
-    def _run(self, n: int, move: Intervention | None) -> Outcomes:
+    def _run(self, first: int, move: Intervention | None) -> Outcomes:
         """Run one block, after it was run without a move."""
-        rerun = self._rerun
-        examples = [one for one, part in zip(self._examples, self.part, strict=True) if part == n]
-        if n not in self._open:
+        rerun, examples = self._rerun, self._examples[first : first + BLOCK]
+        if first not in self._open:
             block = rerun.block([self._replay.request(example) for example in examples])
             before = self._records(block, self._still)
             self._check(examples, before)
-            self._open[n] = block, before
-        block, before = self._open[n]
-        records = before if move is None else self._records(block, move)
+            self._open[first] = block, before
+        block, before = self._open[first]
+        records = before if move is None else self._records(block, move.of(first, first + BLOCK))
         verdicts = [
             self._replay.judge(example)(record.answer)
             for example, record in zip(examples, records, strict=True)
@@ -98,13 +96,13 @@ class Blocks:
         except ResidualError:
             finite = False
         if not finite:
-            if not move.shift and not move.remove:
-                msg = f"{self._replay.store.name}: the model gives numbers that are not finite by itself"
+            if move is self._still:
+                msg = f"{self._replay.store.name}: without a move, the model gives NaN or infinity"
                 raise SteerError(msg)
-            how = f"by {abs(move.shift):g}" if move.shift else f"to {1 - move.remove:g} of what it is"
+            size = np.max(np.abs(move.shift)) or np.max(np.abs(move.remove))
             msg = (
-                f"moved {how} along a direction after layer {move.layer}, the model gives NaN or infinity: "
-                "use smaller strengths"
+                f"moved by {size:g} along a direction after layer {move.layer}, the model gives NaN or "
+                "infinity: use smaller strengths"
             )
             raise SteerError(msg)
         self._told(len(records))
