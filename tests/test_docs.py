@@ -232,7 +232,7 @@ def test_the_rooms_are_those_of_the_contract() -> None:
     table = page("docs/architecture.md").partition("\n## ")[0]
     assert [re.findall(r"`(\w+)`", row)[0] for row in rows(table)] == expected
     found = {path.stem for path in (ROOT / "wif_store").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert found - {"__init__", "__pycache__", "py"} == set(expected)
+    assert found - {"__init__", "__main__", "__pycache__", "py"} == set(expected)
 
 
 def test_the_glossary_gives_each_word_once() -> None:

@@ -254,3 +254,30 @@ def test_verify_recomputes(store, tiny_models, rows_file):
     without = run("verify", store, "--recompute", "3")
     assert without.returncode == 1
     assert without.stderr == "error: the store's model was the local gemma2: name its folder with --model\n"
+
+
+def test_the_version_is_said():
+    for command in ("--version",), ("steer", "--help"):
+        done = subprocess.run(
+            [sys.executable, "-m", "wif_store", *command], capture_output=True, text=True, check=True
+        )
+        assert "wif-store 0" in done.stdout or "--ablate" in done.stdout
+
+
+def test_a_shell_can_complete_commands():
+    asked = {"COMP_WORDS": "wif-store st", "COMP_CWORD": "1", "_WIF_STORE_COMPLETE": "complete_bash"}
+    script = "import sys; sys.argv[0] = 'wif-store'; from wif_store.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | asked, check=False
+    )
+    assert done.stdout.split() == ["steer"]
+
+
+def test_a_build_into_a_log_names_its_phases(tiny_models, rows_file, tmp_path):
+    done = build(tiny_models("llama"), rows_file, tmp_path / "s.zarr", "--per-class", "max")
+    assert done.returncode == 0
+    said = done.stderr.splitlines()
+    assert said[0] == "winogrande: reading the source"
+    assert any(line.startswith("loading ") for line in said)
+    assert "auditing" in said
+    assert "\x1b" not in done.stderr

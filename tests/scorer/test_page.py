@@ -13,6 +13,7 @@ from tests.support.memory_store import memory_store
 from wif_store.scorer.page import render_page
 from wif_store.scorer.results import CONFIDENCE, Shown
 from wif_store.scorer.run import evaluate, score
+from wif_store.scorer.steered import MEANS, RANDOM, Dose, Effect, Steering
 
 LINES = "figure[data-chart=layers] svg path.line"
 HOSTILE = (
@@ -69,6 +70,40 @@ def shown(task):
         Shown(task, "lda", wrong, f"{task}-{n}", n % 2, n / 7, f"Prompt {n} of {task}", "yes", "no")
         for n, wrong in enumerate((True, True, True, False, False))
     ]
+
+
+def steered(task, method="lda"):
+    """Made-up effects of moves of three strengths."""
+    doses = [
+        Dose(m, s, 3.0, 0.5 + s / 20, (0.4, 0.7), abs(s) / 10, (0.0, 0.5), 0.1, 0.1, s * s / 10)
+        for m in (method, MEANS, RANDOM)
+        for s in (-4.0, -2.0, 2.0, 4.0)
+    ]
+    effect = Effect(0.4, 0.1, 0.3, 0.1, 0.5, 0.2, 0.21)
+    push = (0.1, -0.1, 0.3)
+    return Steering(
+        task, method, 4, "all", False, 4.0, 2.5, 200, 0.5, 0, effect, effect, push, {MEANS: 1.0}, tuple(doses)
+    )
+
+
+@pytest.mark.parametrize("method", ["lda", HOSTILE[1]])
+def test_moves_are_drawn_and_can_be_read(method, results, visit):
+    with visit(replace(results, steering=(steered("piqa", method),))) as page:
+        first, second = page.locator("section.task").all()
+        assert first.locator(".steering").count() == 0
+        block = second.locator(".steering")
+        assert "changes more answers than random directions" in block.inner_text()
+        assert [key.strip() for key in block.locator(".key").all_inner_texts()][1:] == [MEANS, RANDOM]
+        for chart in ("accuracy", "flips"):
+            svg = block.locator(f"figure[data-chart={chart}] svg.chart")
+            assert svg.locator("path.line").count() == svg.locator("path.band").count() == 3
+            assert "+4" in svg.text_content()
+            svg.focus()
+            page.keyboard.press("ArrowRight")
+            readout = block.locator(f"figure[data-chart={chart}] .readout")
+            assert "strength \u22124" in readout.inner_text()
+            assert ("0.300" if chart == "accuracy" else "0.400") in readout.inner_text()
+        assert page.title() != "owned"
 
 
 def test_a_page_is_the_same_twice(results, stores):

@@ -18,14 +18,30 @@ from wif_store.tasks import names
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,  # plain text: half the time, and an error is a line
-    help="Residual-stream activations with success labels: build, check, publish and score them.",
 )
 
 Store = Annotated[
     Path, typer.Argument(help="A store: a folder that `wif-store build` wrote.", metavar="STORE")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from wif_store import __version__
+
+        typer.echo(f"wif-store {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say which version this is.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Residual-stream activations with success labels: build, check, publish and score them."""
 
 
 @app.command()

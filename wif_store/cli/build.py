@@ -17,6 +17,7 @@ from rich.table import Column
 from wif_store.api import is_built, open_model
 from wif_store.builder.pipeline import Progress, build_store
 from wif_store.builder.sweep import estimate, table
+from wif_store.cli.progress import bars, say, working
 from wif_store.cli.store import describe_selection
 from wif_store.errors import BuildError, ModelError, WifError, printable
 
@@ -37,7 +38,7 @@ def run_builds(options: BuildOptions, *, dry_run: bool) -> None:
     """
     console = Console(stderr=True)
     # The sources are quick to refuse; a model is not quick to load.
-    with console.status(f"{options.task}: reading the source"):
+    with working(console, f"{options.task}: reading the source"):
         jobs = options.jobs()
     if len(jobs) > 1 or dry_run:
         show_estimates(console, jobs, options)
@@ -63,8 +64,7 @@ def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, 
             except WifError as error:
                 if alone or isinstance(error, BuildError):
                     raise
-                text = printable(f"{job.name} failed: {error}")
-                console.print(text, soft_wrap=True, highlight=False, markup=False)
+                say(console, f"{job.name} failed: {error}")
                 failed.append(job)
                 if isinstance(error, ModelError):
                     return failed + list(jobs[number + 1 :])
@@ -74,11 +74,9 @@ def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, 
 def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions) -> None:
     """Build one store and print what came of it."""
     if is_built(job, options):
-        console.print(
-            printable(f"{job.out} is already built with these settings"), soft_wrap=True, markup=False
-        )
+        say(console, f"{job.out} is already built with these settings")
         return
-    with console.status(f"loading {job.model}"):
+    with working(console, f"loading {job.model}"):
         engine, workers = opened(job.settings.protocol)
     with _bars(console, job.name) as progress:
         command = shlex.join(["wif-store", *sys.argv[1:]])
@@ -87,7 +85,7 @@ def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions)
         text = f"{job.out} is already built with these settings"
     else:
         text = describe_selection(report.selection, report.out, job.settings.protocol.name)
-    console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
+    say(console, text)
 
 
 def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions) -> None:
@@ -95,7 +93,7 @@ def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions)
     from wif_store.extract.dry_run import preview
 
     estimates = []
-    with console.status("estimating tokens and bytes"):
+    with working(console, "estimating tokens and bytes"):
         for model, group in groupby(jobs, lambda j: j.model):
             found = preview(
                 model,
@@ -152,15 +150,15 @@ def _bars(console: Console, name: str) -> Iterator[Progress]:
         TextColumn("{task.fields[note]}", table_column=one_line),
         TimeRemainingColumn(table_column=one_line),
     )
-    with Bars(*columns, console=console, expand=True) as bars:
-        yield _Bars(bars, name)
+    with bars(console, *columns, unit="examples", expand=True) as shown:
+        yield _Bars(console, shown, printable(name))
 
 
 class _Bars(Progress):
     """Draws a build's progress as two bars: examples scored, megabytes written."""
 
-    def __init__(self, bars: Bars, name: str) -> None:
-        self._bars = bars
+    def __init__(self, console: Console, bars: Bars, name: str) -> None:
+        self._console, self._bars = console, bars
         self._scan = bars.add_task(name, total=None, note="")
         self._write: int | None = None
 
@@ -189,5 +187,7 @@ class _Bars(Progress):
 
     def phase(self, name: str) -> None:
         """Show what is done now."""
+        if self._bars.disable:
+            say(self._console, name)
         if self._write is not None:
             self._bars.update(self._write, note=name)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
+from wif_store.cli.progress import bars, say
 from wif_store.errors import PublishError, printable
 from wif_store.format.schema import MANIFEST
 from wif_store.hub import pull, push
@@ -33,16 +34,16 @@ def push_stores(
     """Verify, export and publish stores; with ``dry_run`` only say what would be done."""
     console = Console(stderr=True)
     folders = list(stores) or default_stores(Path(DEFAULT_STORES))
-    with _bars(console) as bars:
-        shown = _Shown(console, bars)
+    with _bars(console) as lines:
+        shown = _Shown(console, lines)
         if dry_run:
             shown.planned(push.plan_push(folders, repo, target, results=results, progress=shown))
             return
         pushed = push.push_stores(folders, repo, target, results=results, progress=shown)
     if pushed.uploaded:
-        _say(console, f"published: {pushed.url} at {pushed.commit[:8]}")
+        say(console, f"published: {pushed.url} at {pushed.commit[:8]}")
     else:
-        _say(console, f"nothing to upload: {pushed.url} holds these stores")
+        say(console, f"nothing to upload: {pushed.url} holds these stores")
 
 
 def default_stores(folder: Path) -> list[Path]:
@@ -61,24 +62,19 @@ def default_stores(folder: Path) -> list[Path]:
 def pull_stores(repo: str, tasks: Sequence[str], layers: str, revision: str, out: Path | None) -> None:
     """Fetch and verify stores."""
     console = Console(stderr=True)
-    with _bars(console) as bars:
-        lines = {"": bars.add_task("asking the Hub", total=None)}
+    with _bars(console) as shown:
+        lines = {"": shown.add_task("asking the Hub", total=None)}
 
         def progress(task: str, done: int, total: int) -> None:
             if task not in lines:
-                bars.update(lines[""], visible=False)
-                lines[task] = bars.add_task(printable(f"{task}: fetching"))
-            bars.update(lines[task], completed=done, total=total)
+                shown.update(lines[""], visible=False)
+                lines[task] = shown.add_task(printable(f"{task}: fetching"))
+            shown.update(lines[task], completed=done, total=total)
 
         pulled = pull.pull_dataset(repo, tasks, layers, revision, out, progress)
     for store in pulled:
         fetched = f"{store.fetched / 1e6:.1f} MB fetched and verified"
-        _say(console, f"{store.path}: {fetched if store.fetched else 'here already, verified'}")
-
-
-def _say(console: Console, text: str) -> None:
-    """Print what may hold names from the Hub: nothing in them is markup, or obeyed by the terminal."""
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{store.path}: {fetched if store.fetched else 'here already, verified'}")
 
 
 @contextmanager
@@ -90,9 +86,8 @@ def _bars(console: Console) -> Iterator[Bars]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    # Into a file, a bar would be written as an empty line.
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield bars
+    with bars(console, *columns, unit="MB", scale=10**6, transient=True) as shown:
+        yield shown
 
 
 class _Shown(push.Progress):
@@ -113,7 +108,7 @@ class _Shown(push.Progress):
         lines.append(
             f"to upload: {_size(plan.bytes)} of {_size(every)}; to remove: {len(plan.deleted)} files"
         )
-        _say(self._console, "\n".join(lines))
+        say(self._console, "\n".join(lines))
 
     def uploaded(self, done: int, total: int) -> None:
         """Show bytes."""
@@ -121,6 +116,8 @@ class _Shown(push.Progress):
 
     def phase(self, name: str) -> None:
         """Show what is being done."""
+        if self._bars.disable:
+            say(self._console, name)
         self._bars.update(self._line, description=printable(name))
 
 

@@ -1,21 +1,30 @@
-"""A bar on standard error for work that is counted."""
+"""How far work is: bars where somebody looks on, lines in a log where nobody does."""
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from wif_store.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, Task
+
+EVERY: Final = 30.0
+"""Seconds between two lines of a log."""
+
 
 @contextmanager
 def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; nothing where that is no terminal."""
+    """One bar on standard error for work that is counted; told how many of how many are done."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -23,6 +32,82 @@ def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        line = bars.add_task(name, total=None)
-        yield lambda done, total: bars.update(line, completed=done, total=total)
+    with bars(Console(stderr=True), *columns, unit=unit, transient=True) as shown:
+        line = shown.add_task(name, total=None)
+        yield lambda done, total: shown.update(line, completed=done, total=total)
+
+
+@contextmanager
+def bars(
+    console: Console,
+    *columns: ProgressColumn,
+    unit: str = "",
+    scale: int = 1,
+    transient: bool = False,
+    expand: bool = False,
+) -> Iterator[Progress]:
+    """Bars on a terminal and in a notebook; elsewhere a line for each every 30 seconds.
+
+    Args:
+        console: Where they go.
+        *columns: What a bar has.
+        unit: What a line counts in; nothing is a count.
+        scale: How many of what is counted make one of these.
+        transient: Whether bars go away when all is done.
+        expand: Whether bars are as wide as the terminal.
+    """
+    from rich.progress import Progress
+
+    live = console.is_terminal or console.is_jupyter
+    shown = Progress(*columns, console=console, transient=transient, expand=expand, disable=not live)
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(EVERY):
+            for task in shown.tasks:
+                if task.visible and not task.finished:
+                    say(console, line_of(task, unit, scale))
+
+    teller = threading.Thread(target=tell, name="progress", daemon=True)
+    with shown:
+        if not live:
+            teller.start()
+        try:
+            yield shown
+        finally:
+            ended.set()
+            if not live:
+                teller.join()
+
+
+@contextmanager
+def working(console: Console, what: str) -> Iterator[None]:
+    """Say what is being done: beside a spinner on a terminal, on a line of its own in a log."""
+    if console.is_terminal or console.is_jupyter:
+        with console.status(printable(what)):
+            yield
+    else:
+        say(console, what)
+        yield
+
+
+def line_of(task: Task, unit: str = "", scale: int = 1) -> str:
+    """How far a task is: ``boolq: 192 of 4,000, 261 tokens/s, about 0:12:10 left``."""
+    count = f"{task.completed / scale:,.0f}"
+    if task.total is not None:
+        count += f" of {task.total / scale:,.0f}"
+    parts = [f"{count} {unit}".rstrip()]
+    if note := task.fields.get("note"):
+        parts.append(str(note))
+    elapsed = task.elapsed or 0.0
+    if task.total is not None and 0 < task.completed < task.total:
+        left = elapsed * (task.total - task.completed) / task.completed
+        parts.append(f"about {timedelta(seconds=round(left))} left")
+    else:
+        parts.append(f"for {timedelta(seconds=round(elapsed))}")
+    return f"{task.description}: {', '.join(parts)}"
+
+
+def say(console: Console, text: str) -> None:
+    """Print what may hold names from anywhere: nothing in them is markup, or obeyed by the terminal."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
