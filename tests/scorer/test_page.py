@@ -82,7 +82,22 @@ def steered(task, method="lda"):
     effect = Effect(0.4, 0.1, 0.3, 0.1, 0.5, 0.2, 0.21)
     push = (0.1, -0.1, 0.3)
     return Steering(
-        task, method, 4, "all", False, 4.0, 2.5, 200, 0.5, 0, effect, effect, push, {MEANS: 1.0}, tuple(doses)
+        task,
+        method,
+        4,
+        "all",
+        False,
+        4.0,
+        2.5,
+        200,
+        0.5,
+        0,
+        0,
+        effect,
+        effect,
+        push,
+        {MEANS: 1.0},
+        tuple(doses),
     )
 
 

@@ -75,7 +75,7 @@ def test_a_bystander_predicts_and_does_not_move(planted, steer, store):
 def test_without_a_move_the_answers_are_those_of_the_store(results, store):
     [one] = results.steering
     assert one.accuracy == np.mean(store.success("test")[:60]) == 0.5
-    assert one.differs == 0
+    assert one.differs == one.apart == 0
 
 
 def test_every_dose_adds_up(results):

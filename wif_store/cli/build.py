@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 
     from wif_store.api import BuildOptions, Opened
     from wif_store.builder.scan import SplitScan
-    from wif_store.builder.sweep import Job
+    from wif_store.builder.sweep import Estimate, Job
 
 
-def run_builds(options: BuildOptions, *, dry_run: bool) -> None:
+def run_builds(options: BuildOptions, *, dry_run: bool) -> list[dict[str, Any]]:
     """Build every task that the options name with every model; a model is loaded once.
+
+    Returns:
+        What came of each, or with ``dry_run`` what each would take.
 
     Raises:
         WifError: What ends the only build there is, or what was wrong with some of several, when the
@@ -41,26 +45,32 @@ def run_builds(options: BuildOptions, *, dry_run: bool) -> None:
     with working(console, f"{options.task}: reading the source"):
         jobs = options.jobs()
     if len(jobs) > 1 or dry_run:
-        show_estimates(console, jobs, options)
+        estimates = show_estimates(console, jobs, options)
     if dry_run:
-        return
+        return [_estimated(one) for one in estimates]
     by_model = [list(group) for _, group in groupby(jobs, lambda j: j.model)]
-    failed = [job for group in by_model for job in _build_all(console, group, options, alone=len(jobs) == 1)]
+    done: list[dict[str, Any]] = []
+    failed: list[Job] = []
+    for group in by_model:
+        failed += _build_all(console, group, options, done, alone=len(jobs) == 1)
     if failed:
         msg = (
             f"{len(failed)} of {len(jobs)} builds failed: {', '.join(j.name for j in failed)}; "
             "the same command tries them again"
         )
         raise BuildError(msg)
+    return done
 
 
-def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, alone: bool) -> list[Job]:
+def _build_all(
+    console: Console, jobs: Sequence[Job], options: BuildOptions, done: list[dict[str, Any]], *, alone: bool
+) -> list[Job]:
     """Build the jobs of one model; returns those that could not be built, unless there is but one."""
     failed: list[Job] = []
     with open_model(jobs, options) as opened:
         for number, job in enumerate(jobs):
             try:
-                run_build(console, job, opened, options)
+                done.append(run_build(console, job, opened, options))
             except WifError as error:
                 if alone or isinstance(error, BuildError):
                     raise
@@ -71,11 +81,12 @@ def _build_all(console: Console, jobs: Sequence[Job], options: BuildOptions, *, 
     return failed
 
 
-def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions) -> None:
+def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions) -> dict[str, Any]:
     """Build one store and print what came of it."""
+    built = {"name": job.name, "model": job.model, "path": job.out, "already_built": True}
     if is_built(job, options):
         say(console, f"{job.out} is already built with these settings")
-        return
+        return built
     with working(console, f"loading {job.model}"):
         engine, workers = opened(job.settings.protocol)
     with _bars(console, job.name) as progress:
@@ -86,9 +97,16 @@ def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions)
     else:
         text = describe_selection(report.selection, report.out, job.settings.protocol.name)
     say(console, text)
+    return built | {"already_built": report.already_built}
 
 
-def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions) -> None:
+def _estimated(one: Estimate) -> dict[str, Any]:
+    """What a job will take, for a program."""
+    found = {field.name: getattr(one, field.name) for field in fields(one) if field.name != "job"}
+    return {"name": one.job.name, "model": one.job.model, "path": one.job.out, **found}
+
+
+def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions) -> list[Estimate]:
     """Print what the jobs will take; no weights are fetched or loaded for it."""
     from wif_store.extract.dry_run import preview
 
@@ -108,6 +126,7 @@ def show_estimates(console: Console, jobs: Iterable[Job], options: BuildOptions)
                 for job in group
             ]
     console.print(table(estimates, options.dtype))
+    return estimates
 
 
 def parse_template(arguments: Sequence[str]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -30,20 +31,26 @@ def push_stores(
     *,
     dry_run: bool = False,
     results: Path | None = None,
-) -> None:
-    """Verify, export and publish stores; with ``dry_run`` only say what would be done."""
+) -> dict[str, Any]:
+    """Verify, export and publish stores; with ``dry_run`` only say what would be done.
+
+    Returns:
+        What came of it: where it is seen, its commit, and how many bytes went; of a dry run, would go.
+    """
     console = Console(stderr=True)
     folders = list(stores) or default_stores(Path(DEFAULT_STORES))
     with _bars(console) as lines:
         shown = _Shown(console, lines)
         if dry_run:
-            shown.planned(push.plan_push(folders, repo, target, results=results, progress=shown))
-            return
+            plan = push.plan_push(folders, repo, target, results=results, progress=shown)
+            shown.planned(plan)
+            return {"dry_run": True, "url": None, "commit": None, "uploaded": plan.bytes}
         pushed = push.push_stores(folders, repo, target, results=results, progress=shown)
     if pushed.uploaded:
         say(console, f"published: {pushed.url} at {pushed.commit[:8]}")
     else:
         say(console, f"nothing to upload: {pushed.url} holds these stores")
+    return {"dry_run": False, **asdict(pushed)}
 
 
 def default_stores(folder: Path) -> list[Path]:
@@ -59,7 +66,9 @@ def default_stores(folder: Path) -> list[Path]:
     return found
 
 
-def pull_stores(repo: str, tasks: Sequence[str], layers: str, revision: str, out: Path | None) -> None:
+def pull_stores(
+    repo: str, tasks: Sequence[str], layers: str, revision: str, out: Path | None
+) -> list[pull.Pulled]:
     """Fetch and verify stores."""
     console = Console(stderr=True)
     with _bars(console) as shown:
@@ -75,6 +84,7 @@ def pull_stores(repo: str, tasks: Sequence[str], layers: str, revision: str, out
     for store in pulled:
         fetched = f"{store.fetched / 1e6:.1f} MB fetched and verified"
         say(console, f"{store.path}: {fetched if store.fetched else 'here already, verified'}")
+    return pulled
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wif_store.cli.as_json import AsJson, print_json
 from wif_store.cli.explain import predicted
 from wif_store.errors import ScoreError, one_line, printable
 
@@ -105,6 +106,7 @@ def score_command(
     ] = False,
     confidence: Annotated[float, typer.Option(help="Of the intervals; the level of the verdicts.")] = 0.999,
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws for a bootstrap interval; 0 for none.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how well probes, or your own scores, predict failure."""
     from wif_store.scorer.positions import draw_positions, positions
@@ -168,20 +170,24 @@ def score_command(
         )
         for one in sites
     }
-    for one, scored in every.items():
-        results = replace(scored, settings={**scored.settings, **asked})
-        if len(sites) > 1:
+    every = {one: replace(scored, settings={**scored.settings, **asked}) for one, scored in every.items()}
+    for one, results in every.items():
+        if len(sites) > 1 and not as_json:
             typer.echo(f"\nread at {printable(one)}\n")
-        typer.echo(printable(to_text(sections(results, paper=compare is not None))))
+        if not as_json:
+            typer.echo(printable(to_text(sections(results, paper=compare is not None))))
         if out is not None:
             folder = out if len(sites) == 1 else out / one
-            write_results(results, folder, paper=compare is not None, probes=save_probes)
+            write_results(results, folder, paper=compare is not None, probes=save_probes, quiet=as_json)
     if len(sites) > 1:
-        typer.echo(printable("\n" + to_text([positions(every)])))
+        if not as_json:
+            typer.echo(printable("\n" + to_text([positions(every)])))
         if out is not None:
             with _writing(out):
                 draw_positions(every, out / "positions.png")
-            typer.echo(f"\nWrote positions.png to {out}")
+            typer.echo(f"\nWrote positions.png to {out}", err=as_json)
+    if as_json:
+        print_json("score", {"sites": {one: results.to_json() for one, results in every.items()}})
 
 
 def _default_probes(predictions: list[Any], sae: str | None) -> list[str] | None:
@@ -190,17 +196,19 @@ def _default_probes(predictions: list[Any], sae: str | None) -> list[str] | None
     return None if predictions else ["logistic"]
 
 
-def write_results(results: Results, folder: Path, *, paper: bool = False, probes: bool = False) -> None:
-    """Write what a run found into a folder, and say so."""
+def write_results(
+    results: Results, folder: Path, *, paper: bool = False, probes: bool = False, quiet: bool = False
+) -> None:
+    """Write what a run found into a folder, and say so; on standard error if quiet."""
     from wif_store.scorer.files import PROBES, save_probes, write
 
     with _writing(folder):
         names = write(results, folder, command=shlex.join(["wif-store", *sys.argv[1:]]), paper=paper)
-        typer.echo(f"\nWrote {', '.join(names[:-1])} and {names[-1]} to {folder}")
+        typer.echo(f"\nWrote {', '.join(names[:-1])} and {names[-1]} to {folder}", err=quiet)
         if probes:
             count = len(save_probes(results, folder / PROBES))
             of = ", ".join(dict.fromkeys(one.probe for one in results.weights))
-            typer.echo(printable(f"Saved {count} probes ({of}) to {folder / PROBES}"))
+            typer.echo(printable(f"Saved {count} probes ({of}) to {folder / PROBES}"), err=quiet)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from wif_store.cli.as_json import AsJson, print_json
 from wif_store.cli.progress import bar
 from wif_store.cli.score import check_writable, find_stores, write_results
 from wif_store.errors import SteerError, printable
@@ -59,6 +60,7 @@ def steer_command(
         Path | None,
         typer.Option(help="Folder for what `score --out` writes, and steering.png.", file_okay=False),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Move the model along what predicts failure, and see whether its answers change."""
     from wif_store.scorer.report import sections
@@ -86,9 +88,12 @@ def steer_command(
             confidence=confidence,
             progress=lambda task, done, total: told(done, total),
         )
-    typer.echo(printable(to_text(sections(results))))
+    if as_json:
+        print_json("steer", {"results": results.to_json()})
+    else:
+        typer.echo(printable(to_text(sections(results))))
     if out is not None:
-        write_results(results, out)
+        write_results(results, out, quiet=as_json)
 
 
 def _numbers(text: str | None) -> list[float] | None:

@@ -83,6 +83,29 @@ def describe_store(store: ActivationStore) -> str:
     return "\n".join(f"{name:<13}{value}" for name, value in rows)
 
 
+def summary_of(store: ActivationStore) -> dict[str, Any]:
+    """A store's contents and origin, for a program."""
+    manifest = store.manifest
+    return {
+        "path": store.name,
+        "task": store.task,
+        "outcome": manifest.outcome,
+        "model": manifest.model,
+        "protocol": manifest.protocol,
+        "source": manifest.source,
+        "selection": manifest.selection,
+        "splits": {name: manifest.splits[name] for name in SPLITS},
+        "examples": len(store),
+        "d_model": store.d_model,
+        "layers": list(store.layers),
+        "sequence_layers": list(store.sequence_layers),
+        "sites": list(manifest.sites),
+        "files": len(manifest.files),
+        "bytes": sum(entry["size"] for entry in manifest.files.values()),
+        "versions": manifest.versions,
+    }
+
+
 def describe_audit(audit: Mapping[str, Any], published: Mapping[str, Any] | None) -> str:
     """Every flaw the audit looks for, with its count and the first ids."""
     lines = _flaws(audit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wif_store.errors import TaskError
 from wif_store.tasks import get_task, names
@@ -10,6 +10,22 @@ from wif_store.tasks.lookup import HARNESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def found_tasks(word: str) -> dict[str, Any]:
+    """The same for a program; the harness's names are None where it is not installed."""
+    ours = [
+        {"name": name, "protocols": [protocol.name for protocol in get_task(name).protocols]}
+        for name in names()
+        if word in name
+    ]
+    try:
+        from wif_store.tasks.harness_registry import harness_names
+
+        theirs = [HARNESS + name for name in harness_names() if word in name]
+    except TaskError:
+        return {"tasks": ours, "harness": None}
+    return {"tasks": ours, "harness": theirs}
 
 
 def list_tasks(word: str) -> Iterator[str]:

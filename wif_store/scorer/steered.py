@@ -91,6 +91,8 @@ class Steering:
         examples: Test examples.
         accuracy: At strength 0.
         differs: How many answers at strength 0 are not those of the store.
+        apart: Of how many examples the log-likelihoods at strength 0 are farther from those of the store than
+            the tolerance of ``verify --recompute``.
         against_random: The effect against random directions.
         against_means: The effect against the difference of means.
         push: Accuracy at ``+strength`` less that at ``-strength``, with its interval; None where the
@@ -109,6 +111,7 @@ class Steering:
     examples: int
     accuracy: float
     differs: int
+    apart: int
     against_random: Effect
     against_means: Effect
     push: tuple[float, float, float] | None

@@ -45,8 +45,11 @@ def effects(results: Results) -> Section:
                 f"{one.task}: accuracy along {one.method} less that against it: {one.push[0]:+.3f} "
                 f"{as_range(*one.push[1:], '+')}."
             )
-        if one.differs:
-            remarks.append(f"{one.task}: {one.differs} answers without a move are not those of the store.")
+        if one.differs or one.apart:
+            remarks.append(
+                f"{one.task}: without a move {one.differs} of {one.examples} answers are not those of the "
+                f"store, and the log-likelihoods of {one.apart} are farther off than rounding explains."
+            )
     remarks += [
         "Answers changed: under a move along the direction, or under one against it.",
         "KL: how far the distribution of the answer's first token moved. Controls are moved so far that "

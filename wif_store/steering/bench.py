@@ -179,6 +179,7 @@ class Bench:
             examples=count,
             accuracy=float(before.success.mean()),
             differs=examples.differs,
+            apart=examples.apart,
             against_random=effect(RANDOM, resampling.interval_of_difference(flips[name], flips[RANDOM])),
             against_means=effect(MEANS, resampling.interval(apart)),
             push=push,

@@ -1,0 +1,45 @@
+"""``--json``: what a command found, as one JSON object on standard output.
+
+``docs/schemas/NAME.json`` describes each object. Bars, remarks and errors go to standard error as ever. A
+command that fails prints an object of the schema ``error``, too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from wif_store.errors import WifError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION: Final = 1
+"""Of the schemas: a field is added under the same number, and taken away or changed under the next."""
+
+_asked: list[bool] = []
+
+
+def _note(asked: bool) -> bool:
+    """Keep in mind that JSON is asked for: an error may come before the command has begun."""
+    _asked[:] = [asked]
+    return asked
+
+
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on standard output.", callback=_note, is_eager=True),
+]
+
+
+def print_json(name: str, content: Mapping[str, Any]) -> None:
+    """Print an object of a schema: one line, in ASCII."""
+    typer.echo(json.dumps({"schema": f"wif-store-{name}", "schema_version": VERSION, **content}, default=str))
+
+
+def print_error(error: WifError) -> None:
+    """Print an error as an object, where the command was asked for one."""
+    if _asked == [True]:
+        print_json("error", {"error": type(error).__name__, "message": printable(str(error))})
