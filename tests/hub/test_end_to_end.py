@@ -12,6 +12,7 @@ import pytest
 from tests.hub.publishing import REPO, tree, wif
 from tests.hub.readers import read_every_form
 from tests.support import tiny
+from tests.support.schemas import checked
 from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
@@ -50,10 +51,14 @@ def test_build_push_load_pull(hub: Hub, tiny_models: Callable[[str], Path], tmp_
         source.sha,
     )
 
-    pushed = wif(hub, "push", cwd=tmp_path)
+    pushed = wif(hub, "push", "--json", cwd=tmp_path)
     assert pushed.returncode == 0, pushed.stderr
+    said = checked("push", pushed.stdout)
+    assert said["url"].endswith(REPO) and said["uploaded"] > 0
     read_every_form(hub, store, tmp_path)
 
-    pulled = wif(hub, "pull", REPO, "--out", "back", cwd=tmp_path)
+    pulled = wif(hub, "pull", REPO, "--out", "back", "--json", cwd=tmp_path)
     assert pulled.returncode == 0, pulled.stderr
+    [said] = checked("pull", pulled.stdout)["stores"]
+    assert (said["task"], said["path"]) == ("winogrande", "back/winogrande.zarr")
     assert tree(tmp_path / "back" / "winogrande.zarr") == tree(path)

@@ -81,23 +81,10 @@ def steered(task, method="lda"):
     ]
     effect = Effect(0.4, 0.1, 0.3, 0.1, 0.5, 0.2, 0.21)
     push = (0.1, -0.1, 0.3)
+    kept = {"task": task, "method": method, "layer": 4, "at": "all", "ablate": False, "examples": 200}
+    found = {"accuracy": 0.5, "differs": 0, "apart": 0, "against_random": effect, "against_means": effect}
     return Steering(
-        task,
-        method,
-        4,
-        "all",
-        False,
-        4.0,
-        2.5,
-        200,
-        0.5,
-        0,
-        0,
-        effect,
-        effect,
-        push,
-        {MEANS: 1.0},
-        tuple(doses),
+        strength=4.0, spread=2.5, push=push, factors={MEANS: 1.0}, doses=tuple(doses), **kept, **found
     )
 
 

@@ -76,7 +76,7 @@ def info(store: Store, as_json: AsJson = False) -> None:
     journal = Journal(store)
     if journal.begun() and not store.exists():
         if as_json:
-            print_error(StoreError(journal.describe()))
+            raise StoreError(journal.describe())
         typer.echo(printable(journal.describe()))
         raise typer.Exit(1)
     opened = open_store(store)
