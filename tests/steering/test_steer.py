@@ -189,7 +189,7 @@ def test_results_say_it_in_words_and_in_json(results, tmp_path):
     record = json.loads(json.dumps(results.to_json(), allow_nan=False))
     [steering] = record["steering"]
     assert steering["against_random"]["difference"] >= 0.9
-    assert len(steering["doses"]) == 6 + 2 + 6
+    assert len(steering["doses"]) == 4 + 2 + 4
     assert record["settings"]["steered"] == "logistic"
     assert record["tasks"][0]["curves"][0]["probe"] == "logistic"
 
@@ -280,7 +280,7 @@ def test_the_command_line_says_what_is_wrong_in_a_line(store, monkeypatch, capsy
         command_line()
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert said == "error: --strength is 'much'; expected numbers above 0, as in 1,2,4\n"
+    assert said == "error: --strength is 'much'; expected numbers above 0, as in 1,3\n"
 
 
 def test_random_directions_are_of_unit_norm_and_like_the_residuals(store):

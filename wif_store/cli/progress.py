@@ -22,6 +22,18 @@ EVERY: Final = 30.0
 @contextmanager
 def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """One bar on standard error for work that is counted; told how many of how many are done."""
+    with bars_by_name(name, unit) as told:
+        yield lambda done, total: told(name, done, total)
+
+
+@contextmanager
+def bars_by_name(first: str, unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error for each name that is told of, with how many of how many are done.
+
+    Args:
+        first: What is done before anything is counted.
+        unit: What is counted.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
@@ -33,8 +45,15 @@ def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with bars(Console(stderr=True), *columns, unit=unit, transient=True) as shown:
-        line = shown.add_task(name, total=None)
-        yield lambda done, total: shown.update(line, completed=done, total=total)
+        lines = {first: shown.add_task(printable(first), total=None)}
+
+        def told(name: str, done: int, total: int) -> None:
+            if name not in lines:
+                shown.update(lines[first], visible=False)
+                lines[name] = shown.add_task(printable(name))
+            shown.update(lines[name], completed=done, total=total)
+
+        yield told
 
 
 @contextmanager

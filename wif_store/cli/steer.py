@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wif_store.cli.as_json import AsJson, print_json
-from wif_store.cli.progress import bar
+from wif_store.cli.progress import bars_by_name
 from wif_store.cli.score import check_writable, find_stores, write_results
 from wif_store.errors import SteerError, printable
 
@@ -31,7 +31,7 @@ def steer_command(
     strength: Annotated[
         str | None,
         typer.Option(
-            help="Moves to try, in standard deviations along the direction. Default: 1,2,4",
+            help="Moves to try, in standard deviations along the direction. Default: 1,3",
             show_default=False,
         ),
     ] = None,
@@ -72,7 +72,7 @@ def steer_command(
     if out is not None:
         check_writable(out)
     opened = [open_store(path) for given in stores for path in find_stores(given)]
-    with bar("steering", "runs of an example") as told:
+    with bars_by_name(f"fitting {probe}", "runs of an example") as told:
         results = steer(
             opened,
             probe,
@@ -86,7 +86,7 @@ def steer_command(
             source=source,
             seed=seed,
             confidence=confidence,
-            progress=lambda task, done, total: told(done, total),
+            progress=lambda task, done, total: told(f"steering {task}", done, total),
         )
     if as_json:
         print_json("steer", {"results": results.to_json()})
@@ -97,7 +97,7 @@ def steer_command(
 
 
 def _numbers(text: str | None) -> list[float] | None:
-    """``1,2,4`` -> numbers.
+    """``1,3`` -> numbers.
 
     Raises:
         SteerError: If it is no such text.
@@ -107,5 +107,5 @@ def _numbers(text: str | None) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        msg = f"--strength is {text!r}; expected numbers above 0, as in 1,2,4"
+        msg = f"--strength is {text!r}; expected numbers above 0, as in 1,3"
         raise SteerError(msg) from None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wif_store.steering.bench import Told
     from wif_store.store.reader import ActivationStore
 
-STRENGTHS: Final = (1.0, 2.0, 4.0)
+STRENGTHS: Final = (1.0, 3.0)
 """In standard deviations along the direction over train."""
 
 
@@ -53,7 +53,7 @@ def steer(
             autoencoder that tells most, ``sae:SPEC#NUMBER`` for one of them; a ``.safetensors`` of
             ``score --save-probes``; a ``.npy`` of ``[d_model]``.
         layer: The 0-based decoder layer; None for that which is best on validation.
-        strengths: Moves to try, in standard deviations along the direction over train; None for 1, 2, 4.
+        strengths: Moves to try, in standard deviations along the direction over train; None for 1 and 3.
         at: ``all`` tokens, or the ``final`` one of the context alone, from which the answer is predicted.
         ablate: Project the direction out instead.
         examples: Test examples of each store, at most.
@@ -113,7 +113,7 @@ def _settings(
     given = tuple(map(float, strengths)) if strengths else (1.0,) if ablate else STRENGTHS
     if not all(math.isfinite(one) and one > 0 for one in given) or len(set(given)) < len(given):
         msg = (
-            f"the strengths are {', '.join(f'{one:g}' for one in given)}; expected numbers above 0, as 1,2,4"
+            f"the strengths are {', '.join(f'{one:g}' for one in given)}; expected numbers above 0, as in 1,3"
         )
         raise SteerError(msg)
     if at not in get_args(At):
