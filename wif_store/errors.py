@@ -3,6 +3,7 @@
 ::
 
     WifError
+    ├── ConfigError      a file of settings that says what no command knows
     ├── SourceError      a task's rows: missing, mistyped, empty, contradictory
     ├── TaskError        an unknown task or protocol
     ├── LayersError      a text that names no layers, or layers that are not there
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 class WifError(Exception):
     """Base of all errors a user can mend; the command line prints it as one line."""
+
+
+class ConfigError(WifError):
+    """A file of settings cannot be read, or says something that no command knows."""
 
 
 class SourceError(WifError):

@@ -86,7 +86,7 @@ def test_every_dose_adds_up(results):
         assert dose.flips >= dose.right_to_wrong + dose.wrong_to_right - 1e-12
         assert dose.flips_interval[0] <= dose.flips <= dose.flips_interval[1]
         assert dose.size > 0 and dose.kl >= 0
-    assert one.dose("logistic", 2.0).size == pytest.approx(2 * one.spread)
+    assert one.dose("logistic", 3.0).size == pytest.approx(3 * one.spread)
 
 
 def test_a_direction_can_be_projected_out(steer):

@@ -39,18 +39,39 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Say which version this is.", callback=_print_version, is_eager=True),
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file of settings: a table for each command. Default: [tool.wif-store] of "
+            "pyproject.toml here.",
+            show_default=False,
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say which settings are of a file.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No bars and no remarks: results and errors alone.")
+    ] = False,
 ) -> None:
     """Residual-stream activations with success labels: build, check, publish and score them."""
+    from wif_store.cli.config import read_config
+    from wif_store.cli.progress import be_quiet
+
+    be_quiet(quiet)
+    ctx.obj = {"verbose": verbose}
+    ctx.default_map = read_config(config, ctx.command.commands)  # type: ignore[attr-defined]
 
 
 app.command("build", cls=Grouped)(build_command)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def tasks(
     word: Annotated[str, typer.Argument(help="Only names that hold this word.", metavar="WORD")] = "",
     as_json: AsJson = False,
@@ -65,7 +86,7 @@ def tasks(
         typer.echo(printable(line))
 
 
-@app.command()
+@app.command(cls=Grouped)
 def info(store: Store, as_json: AsJson = False) -> None:
     """Say what a store holds and how it was made."""
     from wif_store.builder.journal import Journal
@@ -86,7 +107,7 @@ def info(store: Store, as_json: AsJson = False) -> None:
         typer.echo(printable(describe_store(opened)))
 
 
-@app.command()
+@app.command(cls=Grouped)
 def verify(
     store: Store,
     recompute: Annotated[
@@ -120,7 +141,7 @@ def verify(
         typer.echo(f"{store}: {found}")
 
 
-@app.command()
+@app.command(cls=Grouped)
 def audit(store: Store, as_json: AsJson = False) -> None:
     """Count flaws that an AUC does not show. Repeats, crossings, cut prompts and leaked answers."""
     from wif_store.cli.store import describe_audit
@@ -135,7 +156,7 @@ def audit(store: Store, as_json: AsJson = False) -> None:
         typer.echo(printable(describe_audit(found, published)))
 
 
-@app.command()
+@app.command(cls=Grouped)
 def push(
     stores: Annotated[
         list[Path] | None,
@@ -172,7 +193,7 @@ def push(
         print_json("push", found)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def pull(
     repo: Annotated[str, typer.Argument(help="The dataset: OWNER/NAME.", metavar="REPO")],
     task: Annotated[
@@ -194,10 +215,10 @@ def pull(
         print_json("pull", {"stores": [asdict(store) | {"path": str(store.path)} for store in pulled]})
 
 
-app.command("score")(score_command)
-app.command("explain")(explain_command)
-app.command("quiz")(quiz_command)
-app.command("steer")(steer_command)
+app.command("score", cls=Grouped)(score_command)
+app.command("explain", cls=Grouped)(explain_command)
+app.command("quiz", cls=Grouped)(quiz_command)
+app.command("steer", cls=Grouped)(steer_command)
 app.add_typer(sae_app, name="sae")
 
 

@@ -18,7 +18,7 @@ from rich.table import Column
 from wif_store.api import is_built, open_model
 from wif_store.builder.pipeline import Progress, build_store
 from wif_store.builder.sweep import estimate, table
-from wif_store.cli.progress import bars, say, working
+from wif_store.cli.progress import bars, error_console, say, working
 from wif_store.cli.store import describe_selection
 from wif_store.errors import BuildError, ModelError, WifError, printable
 
@@ -40,7 +40,7 @@ def run_builds(options: BuildOptions, *, dry_run: bool) -> list[dict[str, Any]]:
         WifError: What ends the only build there is, or what was wrong with some of several, when the
             others are done. Output that cannot be written ends all of them.
     """
-    console = Console(stderr=True)
+    console = error_console()
     # The sources are quick to refuse; a model is not quick to load.
     with working(console, f"{options.task}: reading the source"):
         jobs = options.jobs()

@@ -1,10 +1,13 @@
-"""A command whose options are shown in groups."""
+"""A command whose options are shown in groups, and which says where its settings came from."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
+
+from wif_store.errors import printable
 
 
 class Grouped(TyperCommand):
@@ -20,3 +23,13 @@ class Grouped(TyperCommand):
         for name, records in groups.items():
             with formatter.section(name):
                 formatter.write_dl(records)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; under ``-v`` say first which settings are of a file."""
+        if ctx.obj and ctx.obj.get("verbose"):
+            for name, value in (ctx.default_map or {}).items():
+                source = ctx.get_parameter_source(name)
+                taken = source is not None and source.name == "DEFAULT_MAP"
+                said = "is used" if taken else "is not used: the command line says otherwise"
+                typer.echo(printable(f"{name} = {value!r} of the file of settings {said}"), err=True)
+        return super().invoke(ctx)

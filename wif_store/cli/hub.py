@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from wif_store.cli.progress import bars, say
+from wif_store.cli.progress import bars, error_console, say
 from wif_store.errors import PublishError, printable
 from wif_store.format.schema import MANIFEST
 from wif_store.hub import pull, push
@@ -37,7 +37,7 @@ def push_stores(
     Returns:
         What came of it: where it is seen, its commit, and how many bytes went; of a dry run, would go.
     """
-    console = Console(stderr=True)
+    console = error_console()
     folders = list(stores) or default_stores(Path(DEFAULT_STORES))
     with _bars(console) as lines:
         shown = _Shown(console, lines)
@@ -70,7 +70,7 @@ def pull_stores(
     repo: str, tasks: Sequence[str], layers: str, revision: str, out: Path | None
 ) -> list[pull.Pulled]:
     """Fetch and verify stores."""
-    console = Console(stderr=True)
+    console = error_console()
     with _bars(console) as shown:
         lines = {"": shown.add_task("asking the Hub", total=None)}
 

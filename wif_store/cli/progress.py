@@ -19,6 +19,21 @@ EVERY: Final = 30.0
 """Seconds between two lines of a log."""
 
 
+_quiet: list[bool] = []
+
+
+def be_quiet(quiet: bool) -> None:
+    """Say from now on whether bars and remarks are shown."""
+    _quiet[:] = [quiet]
+
+
+def error_console() -> Console:
+    """Where bars and remarks go: standard error, or nowhere."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=_quiet == [True])
+
+
 @contextmanager
 def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """One bar on standard error for work that is counted; told how many of how many are done."""
@@ -34,7 +49,6 @@ def bars_by_name(first: str, unit: str) -> Iterator[Callable[[str, int, int], No
         first: What is done before anything is counted.
         unit: What is counted.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -44,7 +58,7 @@ def bars_by_name(first: str, unit: str) -> Iterator[Callable[[str, int, int], No
         TextColumn(unit),
         TimeRemainingColumn(),
     )
-    with bars(Console(stderr=True), *columns, unit=unit, transient=True) as shown:
+    with bars(error_console(), *columns, unit=unit, transient=True) as shown:
         lines = {first: shown.add_task(printable(first), total=None)}
 
         def told(name: str, done: int, total: int) -> None:
