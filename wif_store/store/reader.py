@@ -32,6 +32,7 @@ from wif_store.storage import storage_of
 from wif_store.storage.hub_client import dataset_of, explained, is_hubs
 from wif_store.store.files import read_manifest, read_small
 from wif_store.store.residuals import ResidualArray, empty, in_threads
+from wif_store.store.split import Split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,6 +92,14 @@ class ActivationStore:
     def __len__(self) -> int:
         """The number of examples."""
         return self.manifest.examples
+
+    def __getitem__(self, split: str) -> Split:
+        """One split, with the same methods.
+
+        Raises:
+            StoreError: If there is no such split.
+        """
+        return Split(self, *self._splits(str(split)))
 
     def __repr__(self) -> str:
         """The store in one line."""
@@ -194,10 +203,7 @@ class ActivationStore:
             StoreError: If there is no such split, or no such row of it.
             DamageError: If the bytes on disk are not those that were written.
         """
-        if not 0 <= row < self.count(split):
-            msg = f"{split} has no row {row}; it has {self.count(split)}, from 0"
-            raise StoreError(msg)
-        begin, end = self.offsets(split)[row : row + 2].tolist()
+        begin, end = self._bounds(split, row)
         final = np.empty((0, self.d_model), np.float32)
         if self.layers:
             every = range(len(self.layers))
@@ -205,6 +211,26 @@ class ActivationStore:
         if not self.sequence_layers:
             return final, np.empty((0, end - begin, self.d_model), np.float32)
         return final, self._residuals(split, SEQUENCE, range(len(self.sequence_layers)), begin, end)
+
+    def read_sequence(self, layer: int, split: str, row: int) -> Float32:
+        """One layer's residuals at every token of one example: float32 ``[length, d_model]``.
+
+        Raises:
+            StoreError: If the store has no sequences of this layer, or not this split or row.
+            DamageError: If the bytes on disk are not those that were written.
+        """
+        index = self._position(layer, self.sequence_layers, SEQUENCE)
+        begin, end = self._bounds(split, row)
+        found: Float32 = self._residuals(split, SEQUENCE, [index], begin, end)[0]
+        return found
+
+    def _bounds(self, split: str, row: int) -> tuple[int, int]:
+        """The tokens of one example."""
+        if not 0 <= row < self.count(split):
+            msg = f"{split} has no row {row}; it has {self.count(split)}, from 0"
+            raise StoreError(msg)
+        begin, end = self.offsets(split)[row : row + 2].tolist()
+        return begin, end
 
     def success(self, split: str | None = None) -> Int8:
         """The success labels: int8 ``[n]``, 1 where the model is right."""
