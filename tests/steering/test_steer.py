@@ -86,7 +86,11 @@ def test_every_dose_adds_up(results):
         assert dose.flips >= dose.right_to_wrong + dose.wrong_to_right - 1e-12
         assert dose.flips_interval[0] <= dose.flips <= dose.flips_interval[1]
         assert dose.size > 0 and dose.kl >= 0
-    assert one.dose("logistic", 3.0).size == pytest.approx(3 * one.spread)
+    assert one.dose("logistic", one.strength).size == pytest.approx(one.strength * one.spread)
+    # Where no strength is asked for, the larger of two moves the next token's distribution as far as is aimed.
+    strengths = sorted({dose.strength for dose in one.doses if dose.strength > 0})
+    assert len(strengths) == 2 and strengths[1] == pytest.approx(3 * strengths[0], rel=0.05)
+    assert 0.2 < np.mean([one.dose("logistic", s * strengths[1]).kl for s in (1, -1)]) < 1.0
 
 
 def test_a_direction_can_be_projected_out(steer):

@@ -31,7 +31,8 @@ def steer_command(
     strength: Annotated[
         str | None,
         typer.Option(
-            help="Moves to try, in standard deviations along the direction. Default: 1,3",
+            help="Moves to try, in standard deviations along the direction. Default: two that validation "
+            "gives.",
             show_default=False,
         ),
     ] = None,

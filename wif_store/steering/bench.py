@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from wif_store.errors import SteerError
 from wif_store.extract.intervention import At, Intervention
 from wif_store.extract.rerun import Rerun
 from wif_store.scorer.sites import at_site
@@ -30,10 +31,19 @@ EACH: Final = 10
 """Random directions of each kind."""
 MOST_KL: Final = 1.0
 """Nats by which the distribution of the next token may move: beyond, the model is another one."""
+AIM_KL: Final = 0.5
+"""Nats that the larger of two moves is to give, where no strengths are asked for."""
+SMALLER: Final = 3.0
+"""By which the other one is smaller."""
 SHARE: Final = 5
 """One validation example for so many test examples."""
 TRIES: Final = 3
 """How often the factor of a kind of control is measured."""
+AIMS: Final = 6
+"""How often the strength of the direction is measured, where none is asked for: it may be far from 1."""
+
+FARTHEST: Final = 30.0
+"""By which a factor grows or shrinks at most from one measurement to the next."""
 
 Told = Callable[[str, int, int], None]
 """Told the task, and how many runs of an example of how many are done."""
@@ -44,7 +54,8 @@ class Settings:
     """What a caller decides.
 
     Attributes:
-        strengths: Which moves are tried; shares of the direction where it is projected out.
+        strengths: Which moves are tried; shares of the direction where it is projected out. None for two that
+            are found on validation.
         at: The tokens that are moved.
         ablate: Whether the direction is projected out.
         examples: Test examples, at most.
@@ -52,7 +63,7 @@ class Settings:
         seed: Of the random directions.
     """
 
-    strengths: tuple[float, ...]
+    strengths: tuple[float, ...] | None
     at: At
     ablate: bool
     examples: int
@@ -82,12 +93,12 @@ class Bench:
         }
         self.factors = dict.fromkeys(self.units, 1.0)
         self.rerun = Rerun(replay.extractor, layer)
-        doses = len(settings.strengths) * len(settings.signs)
-        controls = 2 * len(settings.signs) + len(settings.strengths) - 1
+        moves = 2 if settings.strengths is None else len(settings.strengths)
+        doses, controls = moves * len(settings.signs), 2 * len(settings.signs) + moves - 1
         self.validation = self._examples("validation", max(2, settings.examples // SHARE // 2 * 2))
         self.test = self._examples("test", settings.examples)
         self.todo = [
-            len(self.validation) * (1 + doses + TRIES * (1 + len(KINDS))),
+            len(self.validation) * (1 + doses + TRIES * (1 + len(KINDS)) + AIMS * (not settings.strengths)),
             len(self.test) * (1 + doses + controls),
         ]
         self.done = 0
@@ -97,52 +108,69 @@ class Bench:
 
     def measure(self) -> Steering:
         """Choose on validation, measure on test."""
-        strength = self._choose()
+        strengths, chosen = self._choose()
         self.done = self.todo[0]
-        return self._measure(strength)
+        return self._measure(strengths, chosen)
 
-    def _choose(self) -> float:
-        """Find the strength that flips most answers and leaves the model itself; set the factors."""
+    def _choose(self) -> tuple[tuple[float, ...], float]:
+        """Find the strength that flips most answers and leaves the model itself; set the factors.
+
+        Returns:
+            Every strength that is to be measured, and the one that is chosen.
+        """
         name, settings = self.direction.name, self.settings
         examples = self._runs(self.validation)
         before = examples.run(None)
-        best, chosen, target = -1.0, settings.strengths[0], 0.0
-        for strength in settings.strengths:
+        strengths = settings.strengths or self._aimed(examples)
+        best, chosen, target = -1.0, strengths[0], 0.0
+        for strength in strengths:
             runs = [examples.run(self._move(name, sign * strength)) for sign in settings.signs]
             kl = float(np.mean([run.kl for run in runs]))
             flips = float(np.mean(np.any([run.flips(before) for run in runs], axis=0)))
-            if strength == settings.strengths[0] or (kl <= MOST_KL and flips > best):
+            if strength == strengths[0] or (kl <= MOST_KL and flips > best):
                 best, chosen, target = flips, strength, kl
         for kind in (MEANS, *KINDS):
-            self.factors[kind] = self._factor(examples, kind, chosen, target)
-        return chosen
+            self.factors[kind] = self._factor(examples, kind, chosen, target, TRIES)
+        return strengths, chosen
 
-    def _factor(self, examples: Examples, kind: str, strength: float, target: float) -> float:
+    def _aimed(self, examples: Examples) -> tuple[float, float]:
+        """Two strengths, of which the larger one moves the distribution of the next token as far as is aimed.
+
+        One standard deviation may be nearly nothing: final tokens that say the same differ little.
+        """
+        name = self.direction.name
+        found = self._factor(examples, name, 1.0, AIM_KL, AIMS)
+        self.factors[name] = 1.0
+        return float(f"{found / SMALLER:.2g}"), float(f"{found:.2g}")
+
+    def _factor(self, examples: Examples, kind: str, strength: float, target: float, tries: int) -> float:
         """What moves along a kind of control are multiplied by to give a KL.
 
         For small moves the KL goes with the square of the move.
         """
-        factor, count = 1.0, len(self.validation)
-        for _ in range(TRIES):
-            self.factors[kind] = factor
-            units = self.units[kind]
-            units = units if units.ndim == 1 else units[_numbers(count, EACH)]
-            move = self._along(units, strength * factor * _turns(count))
-            kl = float(examples.run(move).kl.mean())
-            if not target or abs(kl - target) <= 0.1 * target:
+        factor, last, count = 1.0, 1.0, len(self.validation)
+        units = self.units[kind]
+        units = units if units.ndim == 1 else units[_numbers(count, EACH)]
+        for _ in range(tries if target else 0):
+            try:
+                kl = float(examples.run(self._along(units, strength * factor * _turns(count))).kl.mean())
+            except SteerError:
+                return last  # what is larger breaks the model
+            if abs(kl - target) <= 0.1 * target:
                 break
-            factor *= float(np.clip(math.sqrt(target / kl) if kl else 10.0, 1e-3, 10.0))
+            last = factor
+            factor *= float(np.clip(math.sqrt(target / kl) if kl else FARTHEST, 1 / FARTHEST, FARTHEST))
         return factor if target else 0.0
 
-    def _measure(self, chosen: float) -> Steering:
+    def _measure(self, strengths: tuple[float, ...], chosen: float) -> Steering:
         name, settings, count = self.direction.name, self.settings, len(self.test)
-        signed = [sign * strength for strength in settings.strengths for sign in settings.signs]
+        signed = [sign * strength for strength in strengths for sign in settings.signs]
         ways = [sign * chosen for sign in settings.signs]
         moves: dict[Any, Intervention | None] = {None: None}
         moves |= {(name, strength): self._move(name, strength) for strength in signed}
         moves |= {(MEANS, way): self._move(MEANS, way) for way in ways}
         moves |= {(RANDOM, way): self._random(way) for way in ways}
-        others = [strength for strength in settings.strengths if strength != chosen]
+        others = [strength for strength in strengths if strength != chosen]
         moves |= {(RANDOM, strength): self._random(strength * _turns(count)) for strength in others}
         examples = self._runs(self.test)
         runs = examples.run_all(moves)

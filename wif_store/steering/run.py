@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from wif_store.errors import SteerError, WifError
 from wif_store.extract.intervention import At
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from wif_store.scorer.results import Results
     from wif_store.steering.bench import Told
     from wif_store.store.reader import ActivationStore
-
-STRENGTHS: Final = (1.0, 3.0)
-"""In standard deviations along the direction over train."""
 
 
 def steer(
@@ -53,7 +50,9 @@ def steer(
             autoencoder that tells most, ``sae:SPEC#NUMBER`` for one of them; a ``.safetensors`` of
             ``score --save-probes``; a ``.npy`` of ``[d_model]``.
         layer: The 0-based decoder layer; None for that which is best on validation.
-        strengths: Moves to try, in standard deviations along the direction over train; None for 1 and 3.
+        strengths: Moves to try, in standard deviations along the direction over train; None for two that are
+            found on validation: one that moves the distribution of the next token by about half a nat, and a
+            third of it.
         at: ``all`` tokens, or the ``final`` one of the context alone, from which the answer is predicted.
         ablate: Project the direction out instead.
         examples: Test examples of each store, at most.
@@ -98,7 +97,7 @@ def steer(
         found.append(Bench(replay, direction, settings, read_at, progress).measure())
     said = {
         "steered": probe,
-        "strengths": list(settings.strengths),
+        "strengths": settings.strengths,
         "at": at,
         "ablate": ablate,
         "steered_examples": examples,
@@ -110,7 +109,7 @@ def steer(
 def _settings(
     strengths: Sequence[float] | None, at: At, ablate: bool, examples: int, confidence: float, seed: int
 ) -> Settings:
-    given = tuple(map(float, strengths)) if strengths else (1.0,) if ablate else STRENGTHS
+    given = tuple(map(float, strengths or ()))
     if not all(math.isfinite(one) and one > 0 for one in given) or len(set(given)) < len(given):
         msg = (
             f"the strengths are {', '.join(f'{one:g}' for one in given)}; expected numbers above 0, as in 1,3"
@@ -122,7 +121,8 @@ def _settings(
     if examples < 2:
         msg = f"examples is {examples}; expected at least 2"
         raise SteerError(msg)
-    return Settings(tuple(sorted(given)), at, ablate, examples - examples % 2, confidence, seed)
+    tried = tuple(sorted(given)) or ((1.0,) if ablate else None)
+    return Settings(tried, at, ablate, examples - examples % 2, confidence, seed)
 
 
 def _site(store: ActivationStore, given: str | None) -> str:
