@@ -87,7 +87,7 @@ def test_every_dose_adds_up(results):
         assert dose.flips_interval[0] <= dose.flips <= dose.flips_interval[1]
         assert dose.size > 0 and dose.kl >= 0
     assert one.dose("logistic", one.strength).size == pytest.approx(one.strength * one.spread)
-    # Where no strength is asked for, the larger of two moves the next token's distribution as far as is aimed.
+    # Where no strength is asked for, the larger of two moves the distribution as far as is aimed.
     strengths = sorted({dose.strength for dose in one.doses if dose.strength > 0})
     assert len(strengths) == 2 and strengths[1] == pytest.approx(3 * strengths[0], rel=0.05)
     assert 0.2 < np.mean([one.dose("logistic", s * strengths[1]).kl for s in (1, -1)]) < 1.0
