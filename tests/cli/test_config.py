@@ -46,7 +46,7 @@ def test_the_command_line_wins_and_that_is_said(folder):
     done = run("--config", "build.toml", "-v", "build", "--per-class", "8")
     assert done.returncode == 0, done.stderr
     assert open_store(folder / "s.zarr").manifest.selection["k"] == 8
-    assert "per_class = 6 of the file of settings is not used: the command line says otherwise" in done.stderr
+    assert "per-class = 6 of the file of settings is not used: the command line says otherwise" in done.stderr
     assert "dtype = 'float32' of the file of settings is used" in done.stderr
 
 
@@ -76,6 +76,7 @@ WRONG = {
     "[build.task]\na = 1": "[build]: task is {'a': 1}; expected one value",
     "[sae.trian]\nlayer = 1": "[sae.trian] is for a command that there is not; did you mean train?",
     "[build": "cannot be read (",
+    "x = " + "[" * 5000 + "]" * 5000: "cannot be read (",
 }
 
 
@@ -86,6 +87,24 @@ def test_what_no_command_knows_is_refused_in_a_line(text, tmp_path):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("error: ") and WRONG[text] in line
+
+
+def test_numbers_may_be_a_list(folder):
+    (folder / "steer.toml").write_text("[steer]\nstrength = [0, 3]\n")
+    done = run("--config", "steer.toml", "steer", "absent.zarr")
+    assert "absent.zarr" in done.stderr
+    (folder / "bytes.toml").write_bytes(b"\xff")
+    assert "bytes.toml cannot be read" in run("--config", "bytes.toml", "info", "x.zarr").stderr
+
+
+@pytest.mark.parametrize("text", ["[broken", "tool = 3", "\n"])
+def test_a_project_that_is_not_ours_stops_nothing(text, folder):
+    (folder / "pyproject.toml").write_text(text)
+    done = run("build", "--help")
+    assert done.returncode == 0 and "For a start" in done.stdout
+    assert run("info", "absent.zarr").stderr.startswith("error: absent.zarr")
+    (folder / "pyproject.toml").write_text("[tool]\nwif-store = 5\n")
+    assert "[tool.wif-store] is 5; expected a table" in run("info", "absent.zarr").stderr
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):

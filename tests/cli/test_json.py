@@ -106,6 +106,15 @@ def test_an_error_is_an_object_and_a_line(command):
     assert run(*command).stdout == ""
 
 
+def test_an_error_before_the_command_and_one_after_it_is_one_object(store, tmp_path, tiny_models, rows):
+    checked("error", run("--config", tmp_path / "absent.toml", "info", store, "--json").stdout)
+    (tmp_path / "out" / "steering.png").mkdir(parents=True)
+    given = ("--model", tiny_models("llama"), "--source", rows, "--examples", 2, "--strength", 2)
+    done = run("steer", store, "--layer", 1, "--json", "--out", tmp_path / "out", *given)
+    assert done.returncode == 1
+    checked("error", done.stdout)
+
+
 def test_an_unfinished_store_is_an_error(tiny_models, rows, tmp_path):
     out = tmp_path / "s.zarr"
     build(tiny_models("llama"), rows, out, "--per-class", "400")

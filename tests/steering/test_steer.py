@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import wif_store
@@ -99,6 +101,42 @@ def test_a_direction_can_be_projected_out(steer):
     assert {dose.strength for dose in one.doses} == {1.0}
     assert one.dose("logistic", 1.0).size == 0
     assert one.dose("logistic", 1.0).kl > 0
+    # Controls are out whole, too.
+    assert set(one.factors.values()) == {1.0}
+
+
+def test_of_few_examples_nothing_is_said(steer):
+    [one] = steer(examples=6).steering
+    assert one.against_random.flips == 1.0
+    assert one.against_random.verdict == "has too few examples to be told from"
+
+
+def test_a_strength_that_breaks_the_model_is_told_of(steer):
+    results = steer(strengths=(100.0,))
+    assert results.steering[0].notes == ("every strength moves the distribution by more than 1 nat",)
+    text = to_text(sections(results))
+    assert "rows: every strength moves the distribution by more than 1 nat" in text
+
+
+def test_nothing_is_run_before_all_is_there(steer, store, planted, tmp_path):
+    told = []
+    with pytest.raises(SteerError, match="expected what wif_store.open_store gives"):
+        wif_store.steer([store, "s.zarr"], progress=lambda *given: told.append(given))
+    with pytest.raises(SteerError, match="at least one"):
+        wif_store.steer([])
+    assert told == []
+
+
+def test_what_python_gives_can_be_written(steer, planted, tmp_path):
+    from wif_store.scorer.files import write
+
+    out = tmp_path / "out"
+    path = planted.rows.with_name("switch.npy")
+    results = steer(path, layer=1, seed=np.int64(3), examples=np.int64(4), strengths=np.array([1.0, 3.0]))
+    assert "steering.png" in write(results, out)
+    # Figures of an earlier run do not stay beside the results of a later one.
+    write(replace(results, steering=()), out)
+    assert not (out / "steering.png").exists()
 
 
 def test_saved_weights_and_vectors_give_the_same_direction(steer, results, tmp_path):
@@ -188,7 +226,7 @@ def test_answers_that_the_model_writes_are_written_again(planted, tmp_path):
 
 def test_results_say_it_in_words_and_in_json(results, tmp_path):
     text = to_text(sections(results))
-    assert "changes more answers than random directions at the same KL (1.000 against " in text
+    assert "changes more answers than random directions (1.000 against " in text
     assert "accuracy along logistic less that against it: +1.000" in text
     record = json.loads(json.dumps(results.to_json(), allow_nan=False))
     [steering] = record["steering"]
@@ -228,7 +266,25 @@ WRONG = {
         SteerError,
         "has no layer 9; its layers are 0, 1",
     ),
-    "no numbers": ({"probe": "words.npy", "layer": 1}, SteerError, "holds no numbers"),
+    "no numbers": ({"probe": "words.npy", "layer": 1}, SteerError, "words.npy holds <U1; expected real"),
+    "complex numbers": ({"probe": "complex.npy", "layer": 1}, SteerError, "holds complex128; expected real"),
+    "an SAE without a name": ({"probe": "sae:#3"}, SteerError, "expected sae:SPEC, or sae:SPEC#NUMBER"),
+    "a type that numpy lacks": ({"probe": "bf16.safetensors"}, SteerError, "cannot be read"),
+    "of another model": (
+        {"probe": "other.safetensors"},
+        SteerError,
+        "is of the model gpt5, and the store of",
+    ),
+    "of another layer": (
+        {"probe": "layer1.safetensors", "layer": 3},
+        SteerError,
+        "is of layer 1, and --layer is 3",
+    ),
+    "a strength of what is out": ({"ablate": True, "strengths": (0.5,)}, SteerError, "leave them out"),
+    "one strength twice": ({"strengths": (1, 1)}, SteerError, "expected different numbers"),
+    "a strength that is no list": ({"strengths": 2.0}, SteerError, "cannot be used"),
+    "half an example": ({"examples": 4.5}, SteerError, "cannot be used"),
+    "a seed below 0": ({"seed": -1}, SteerError, "the seed is -1"),
     "no file": ({"probe": "absent.npy", "layer": 1}, SteerError, "absent.npy cannot be read"),
     "rubbish": ({"probe": "rubbish.safetensors"}, SteerError, "rubbish.safetensors cannot be read"),
     "no direction": ({"probe": "ensemble"}, SteerError, "ensemble reads layers; expected a linear probe"),
@@ -253,10 +309,15 @@ def test_what_cannot_be_steered_is_refused_in_a_line(name, steer, planted, tmp_p
         "nan": np.full(32, np.nan),
         "wide": np.ones(33),
         "words": np.array(["a"] * 32),
+        "complex": np.ones(32) * 1j,
         "switch": planted.switch,
     }.items():
         np.save(tmp_path / f"{stem}.npy", vector)
     (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
+    ones = {"coef": torch.ones(32), "scale": torch.ones(32)}
+    save_file(ones, tmp_path / "layer1.safetensors", {"layer": "1"})
+    save_file(ones, tmp_path / "other.safetensors", {"layer": "1", "model": "gpt5"})
+    save_file({name: one.bfloat16() for name, one in ones.items()}, tmp_path / "bf16.safetensors")
     tiny.write_rows(tmp_path / "other.jsonl", [{"prompt": "a", "choices": ["b", "c"], "gold": 0}])
     options, error, message = WRONG[name]
     given = dict(options)

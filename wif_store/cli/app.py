@@ -65,6 +65,8 @@ def options(
 
     be_quiet(quiet)
     ctx.obj = {"verbose": verbose}
+    if "--help" in sys.argv[1:]:
+        return
     ctx.default_map = read_config(config, ctx.command.commands)  # type: ignore[attr-defined]
 
 

@@ -7,6 +7,7 @@ command that fails prints an object of the schema ``error``, too.
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -19,18 +20,9 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 """Of the schemas: a field is added under the same number, and taken away or changed under the next."""
 
-_asked: list[bool] = []
-
-
-def _note(asked: bool) -> bool:
-    """Keep in mind that JSON is asked for: an error may come before the command has begun."""
-    _asked[:] = [asked]
-    return asked
-
-
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON object on standard output.", callback=_note, is_eager=True),
+    typer.Option("--json", help="Print one JSON object on standard output."),
 ]
 
 
@@ -40,6 +32,6 @@ def print_json(name: str, content: Mapping[str, Any]) -> None:
 
 
 def print_error(error: WifError) -> None:
-    """Print an error as an object, where the command was asked for one."""
-    if _asked == [True]:
+    """Print an error as an object, where one is asked for; the error may come before options are read."""
+    if "--json" in sys.argv[1:]:
         print_json("error", {"error": type(error).__name__, "message": printable(str(error))})

@@ -36,11 +36,17 @@ def read_config(path: Path | None, commands: Mapping[str, Any]) -> dict[str, dic
     try:
         with given.open("rb") as file:
             content: Any = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if path is None:
+            return {}  # nobody asked for it, and it is others' to mend
         msg = f"{given} cannot be read ({first_line(error)}); expected a TOML file"
         raise ConfigError(msg) from error
     if given.name == PROJECT.name:
-        content = content.get("tool", {}).get(TABLE, {})
+        tool = content.get("tool", {})
+        content = tool.get(TABLE, {}) if isinstance(tool, dict) else {}
+    if not isinstance(content, dict):
+        msg = f"{given}: [tool.{TABLE}] is {content!r:.80}; expected a table for each command"
+        raise ConfigError(msg)
     return {name: _settings(f"{given}: [{name}]", name, table, commands) for name, table in content.items()}
 
 
@@ -67,6 +73,8 @@ def _settings(where: str, name: str, table: Any, commands: Mapping[str, Any]) ->
             msg = f"{where} has {key}, which is no option of the command{_nearest(key, by_key)}"
             raise ConfigError(msg)
         parameter = by_key[key]
+        if isinstance(value, list) and not parameter.multiple and all(type(v) in (int, float) for v in value):
+            value = ",".join(map(str, value))  # numbers, as in strength = [1, 3]
         several = isinstance(value, list)
         if isinstance(value, dict) or (several and not parameter.multiple):
             msg = f"{where}: {key} is {value!r:.80}; expected one value"

@@ -31,5 +31,6 @@ class Grouped(TyperCommand):
                 source = ctx.get_parameter_source(name)
                 taken = source is not None and source.name == "DEFAULT_MAP"
                 said = "is used" if taken else "is not used: the command line says otherwise"
-                typer.echo(printable(f"{name} = {value!r} of the file of settings {said}"), err=True)
+                key = next(p.opts[0].removeprefix("--") for p in self.params if p.name == name)
+                typer.echo(printable(f"{key} = {value!r} of the file of settings {said}"), err=True)
         return super().invoke(ctx)

@@ -226,13 +226,13 @@ def check_writable(folder: Path) -> None:
     Raises:
         ScoreError: saying why.
     """
-    from wif_store.scorer.files import FILES
+    from wif_store.scorer.files import FILES, STEERING
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        for name in FILES:
+        for name in (*FILES, STEERING):
             if (folder / name).exists():
                 (folder / name).open("ab").close()
     except OSError as error:

@@ -26,7 +26,10 @@ def steer_command(
         ),
     ] = "logistic",
     layer: Annotated[
-        int | None, typer.Option(min=0, help="0-based. Default: the best on validation.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0, help="0-based. Default: the best on validation, or that of a file.", show_default=False
+        ),
     ] = None,
     strength: Annotated[
         str | None,
@@ -40,7 +43,9 @@ def steer_command(
         str, typer.Option(help="Where: all tokens, or the final one of the context, before the answer.")
     ] = "all",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the direction out instead.")] = False,
-    examples: Annotated[int, typer.Option(min=2, help="Test examples of each store, at most.")] = 200,
+    examples: Annotated[
+        int, typer.Option(min=2, help="Test examples of each store, at most; an even number.")
+    ] = 200,
     site: Annotated[
         str | None,
         typer.Option(
@@ -89,12 +94,12 @@ def steer_command(
             confidence=confidence,
             progress=lambda task, done, total: told(f"steering {task}", done, total),
         )
-    if as_json:
-        print_json("steer", {"results": results.to_json()})
-    else:
+    if not as_json:
         typer.echo(printable(to_text(sections(results))))
     if out is not None:
         write_results(results, out, quiet=as_json)
+    if as_json:
+        print_json("steer", {"results": results.to_json()})
 
 
 def _numbers(text: str | None) -> list[float] | None:

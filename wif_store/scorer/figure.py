@@ -115,7 +115,7 @@ def _panel(panel: Any, task: TaskResult) -> None:
     panel.set_axisbelow(True)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
-    if all(curve.best.layer is None for curve in task.curves):
+    if task.curves and all(curve.best.layer is None for curve in task.curves):
         panel.set_xticks(
             range(len(task.curves)), [_name(curve.probe) for curve in task.curves], parse_math=False
         )
@@ -191,6 +191,9 @@ def _draw_steering(results: Results, path: Path) -> None:
         unit = "share taken out" if rows[-1].ablate else "strength, in SD along the direction"
         panel.set_xlabel(unit)
     handles, names = panels[0][0].get_legend_handles_labels()
-    caption = f"band and bars: {100 * results.confidence:.6g}% intervals; dotted: chosen on validation"
+    caption = (
+        f"band and bars: {100 * results.confidence:.6g}% intervals; dotted: chosen on validation, "
+        "where controls have the same KL"
+    )
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, title=caption)
     figure.savefig(path, dpi=160)

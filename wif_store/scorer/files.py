@@ -50,6 +50,8 @@ def write(results: Results, folder: Path, *, command: str | None = None, paper: 
     if results.steering:
         draw_steering(results, folder / STEERING)
         picture += f"![Answers under steering]({STEERING})\n\n"
+    else:
+        (folder / STEERING).unlink(missing_ok=True)  # of an earlier run
     (folder / "results.md").write_text(text.replace("## ", f"{picture}## ", 1), encoding="utf-8")
     (folder / "report.html").write_text(render_page(results), encoding="utf-8")
     pq.write_table(results.scores_table(), folder / "scores.parquet")

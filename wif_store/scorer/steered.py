@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 MEANS: Final = "difference of means"
 RANDOM: Final = "random directions"
-STEERED: Final = ("strength", "size", "accuracy", "flips", "right_to_wrong", "wrong_to_right", "kl")
+TELLING: Final = 40
+"""Test examples from which on something is said of an effect: each random direction has two then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Effect:
             random directions.
         kl: Mean KL in nats, over both signs.
         control_kl: The same of the controls.
+        telling: Whether there are examples enough: of few that all agree a bootstrap would be certain.
     """
 
     flips: float
@@ -67,10 +69,13 @@ class Effect:
     high: float
     kl: float
     control_kl: float
+    telling: bool = True
 
     @property
     def verdict(self) -> str:
         """In words, at the level of the interval."""
+        if not self.telling:
+            return "has too few examples to be told from"
         if self.low > 0:
             return "changes more answers than"
         return "changes fewer answers than" if self.high < 0 else "does not change more answers than"
@@ -99,6 +104,7 @@ class Steering:
             direction is projected out.
         factors: What moves of each kind of control are multiplied by, for the same KL.
         doses: Every move that was made.
+        notes: What is to be known of how the strength was found.
     """
 
     task: str
@@ -117,6 +123,7 @@ class Steering:
     push: tuple[float, float, float] | None
     factors: Mapping[str, float]
     doses: tuple[Dose, ...]
+    notes: tuple[str, ...] = ()
 
     def dose(self, method: str, strength: float) -> Dose:
         """One of the moves."""

@@ -15,10 +15,11 @@ def steering_verdict(results: Results, one: Steering) -> str:
     """Say in one sentence whether a direction moves answers more than random ones do."""
     effect, where = one.against_random, "all tokens" if one.at == "all" else "the end of the context"
     move = "projected out" if one.ablate else f"±{one.strength:g} SD"
+    kl = f"{effect.kl:.3f} nats, theirs {effect.control_kl:.3f}"
     return (
         f"{one.task}: {one.method} at layer {one.layer} ({move}, {where}) {effect.verdict} random directions "
-        f"at the same KL ({effect.flips:.3f} against {effect.control:.3f}, {effect.difference:+.3f} "
-        f"{as_range(effect.low, effect.high, '+')}, KL {effect.kl:.3f} and {effect.control_kl:.3f} nats)."
+        f"({effect.flips:.3f} against {effect.control:.3f}, {effect.difference:+.3f} "
+        f"{as_range(effect.low, effect.high, '+')}; KL {kl})."
     )
 
 
@@ -44,6 +45,12 @@ def effects(results: Results) -> Section:
             remarks.append(
                 f"{one.task}: accuracy along {one.method} less that against it: {one.push[0]:+.3f} "
                 f"{as_range(*one.push[1:], '+')}."
+            )
+        remarks += [f"{one.task}: {note}" for note in one.notes]
+        if not 0.75 <= one.against_random.control_kl / max(one.against_random.kl, 1e-12) <= 1.33:
+            remarks.append(
+                f"{one.task}: the controls move the distribution by another KL than the direction, so the "
+                "difference says less."
             )
         if one.differs or one.apart:
             remarks.append(

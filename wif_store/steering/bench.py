@@ -14,7 +14,7 @@ from wif_store.errors import SteerError
 from wif_store.extract.intervention import At, Intervention
 from wif_store.extract.rerun import Rerun
 from wif_store.scorer.sites import at_site
-from wif_store.scorer.steered import MEANS, RANDOM, Dose, Effect, Steering
+from wif_store.scorer.steered import MEANS, RANDOM, TELLING, Dose, Effect, Steering
 from wif_store.steering.directions import difference_of_means, random_directions
 from wif_store.steering.examples import Examples
 from wif_store.steering.outcomes import Outcomes, Resampling
@@ -92,6 +92,7 @@ class Bench:
             **dict(zip(KINDS, drawn, strict=True)),
         }
         self.factors = dict.fromkeys(self.units, 1.0)
+        self.notes: list[str] = []
         self.rerun = Rerun(replay.extractor, layer)
         moves = 2 if settings.strengths is None else len(settings.strengths)
         doses, controls = moves * len(settings.signs), 2 * len(settings.signs) + moves - 1
@@ -122,15 +123,19 @@ class Bench:
         examples = self._runs(self.validation)
         before = examples.run(None)
         strengths = settings.strengths or self._aimed(examples)
-        best, chosen, target = -1.0, strengths[0], 0.0
+        tried: dict[float, tuple[float, float]] = {}
         for strength in strengths:
             runs = [examples.run(self._move(name, sign * strength)) for sign in settings.signs]
             kl = float(np.mean([run.kl for run in runs]))
             flips = float(np.mean(np.any([run.flips(before) for run in runs], axis=0)))
-            if strength == strengths[0] or (kl <= MOST_KL and flips > best):
-                best, chosen, target = flips, strength, kl
-        for kind in (MEANS, *KINDS):
-            self.factors[kind] = self._factor(examples, kind, chosen, target, TRIES)
+            tried[strength] = kl, flips
+        fit = [strength for strength, (kl, _) in tried.items() if kl <= MOST_KL]
+        if not fit:
+            self.notes.append(f"every strength moves the distribution by more than {MOST_KL:g} nat")
+        chosen = max(fit or strengths[:1], key=lambda strength: tried[strength][1])
+        # What is projected out is projected out whole, of controls as of the direction.
+        for kind in () if settings.ablate else (MEANS, *KINDS):
+            self.factors[kind] = self._factor(examples, kind, chosen, tried[chosen][0], TRIES)
         return strengths, chosen
 
     def _aimed(self, examples: Examples) -> tuple[float, float]:
@@ -189,7 +194,8 @@ class Bench:
 
         def effect(control: str, ends: tuple[float, float]) -> Effect:
             shares = float(flips[name].mean()), float(flips[control].mean())
-            return Effect(*shares, shares[0] - shares[1], *ends, kl[name], kl[control])
+            difference = shares[0] - shares[1]
+            return Effect(*shares, difference, *ends, kl[name], kl[control], telling=count >= TELLING)
 
         push = None
         if not settings.ablate:
@@ -213,6 +219,7 @@ class Bench:
             push=push,
             factors={kind: self.factors[kind] for kind in (MEANS, *KINDS)},
             doses=tuple(doses),
+            notes=tuple(self.notes),
         )
 
     def _dose(
@@ -268,9 +275,12 @@ class Bench:
 def _numbers(count: int, several: int) -> npt.NDArray[np.int64]:
     """Which of several directions each example is given, int64 ``[n]``.
 
-    Neighbours share one: of two neighbours in a store one is a success and the other a failure.
+    Neighbours share one: of two neighbours in a store one is a success and the other a failure. Few
+    examples are given directions that are spread over all there are.
     """
-    return np.arange(count) // 2 % several
+    pairs = (count + 1) // 2
+    pair: npt.NDArray[np.int64] = np.arange(count) // 2
+    return pair % several if pairs >= several else pair * several // pairs
 
 
 def _turns(count: int) -> Floats:

@@ -64,12 +64,15 @@ def find_directions(
         WifError: If the probe or the SAE cannot be used.
     """
     layers = None if layer is None else [layer]
-    if Path(probe).suffix in FILES:
-        read, vector, at = _from_file(Path(probe), layer)
+    if Path(probe).suffix.lower() in FILES and not probe.startswith(SAE):
+        read, vector, at = _from_file(Path(probe), layer, {str(s.manifest.model.get("id")) for s in stores})
         found = [_along(at_site(store, site), read, at, vector) for store in stores]
         return found, baselines_alone(stores, confidence)
     if probe.startswith(SAE):
-        spec, _, number = probe.removeprefix(SAE).partition("#")
+        spec, marked, number = probe.removeprefix(SAE).partition("#")
+        if not spec or (marked and not number):
+            msg = f"the probe is {probe!r}; expected sae:SPEC, or sae:SPEC#NUMBER"
+            raise SteerError(msg)
         views = [with_sae(at_site(store, site), spec) for store in stores]
         if number:
             found = [_feature(view, _only_layer(view, layer), number) for view in views]
@@ -122,24 +125,35 @@ def random_directions(store: Store, layer: int, count: int, rng: np.random.Gener
     return np.stack([_unit(one, "the residuals") for one in drawn])
 
 
-def _from_file(path: Path, layer: int | None) -> tuple[str, Any, int]:
-    """The name, the vector and the layer of a saved direction."""
+def _from_file(path: Path, layer: int | None, models: set[str]) -> tuple[str, Any, int]:
+    """The name, the vector and the layer of a saved direction.
+
+    Raises:
+        SteerError: If it cannot be read, or says that it is of another model or layer.
+    """
     from safetensors import SafetensorError, safe_open
 
     said: dict[str, str] = {}
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             vector = np.load(path, allow_pickle=False)
         else:
             with safe_open(path, "numpy") as held:
                 said = held.metadata() or {}
-                vector = held.get_tensor("coef") / held.get_tensor("scale")
-    except (OSError, ValueError, EOFError, SafetensorError) as error:
+                with np.errstate(all="ignore"):
+                    vector = held.get_tensor("coef") / held.get_tensor("scale")
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, SafetensorError) as error:
         msg = f"{path} cannot be read ({first_line(error)}); expected what --save-probes writes, or a .npy"
         raise SteerError(msg) from error
+    if said.get("model") and {said["model"]} != models:
+        msg = f"{path} is of the model {said['model']}, and the store of {', '.join(sorted(models))}"
+        raise SteerError(msg)
     saved = int(said["layer"]) if said.get("layer", "").isdecimal() else None
     if layer is None and saved is None:
         msg = f"{path} does not say which layer it is of: name it with --layer"
+        raise SteerError(msg)
+    if None not in (layer, saved) and layer != saved:
+        msg = f"{path} is of layer {saved}, and --layer is {layer}: leave one of them out"
         raise SteerError(msg)
     return path.name, vector, int(saved if layer is None else layer)  # type: ignore[arg-type]
 
@@ -166,11 +180,11 @@ def _along(store: Store, name: str, layer: int, vector: Any) -> Direction:
 
 
 def _unit(vector: Any, name: str) -> Floats:
-    try:
-        wide = np.asarray(vector, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        msg = f"{name} holds no numbers ({first_line(error)}); expected a vector of the residual stream"
-        raise SteerError(msg) from error
+    held = np.asarray(vector)
+    if held.dtype.kind not in "fiu":
+        msg = f"{name} holds {held.dtype}; expected real numbers, as the residual stream has"
+        raise SteerError(msg)
+    wide = held.astype(np.float64)
     if not np.all(np.isfinite(wide)) or not np.any(wide):
         msg = f"{name} is {'not finite' if np.any(wide) else 'zero everywhere'}; expected a direction"
         raise SteerError(msg)

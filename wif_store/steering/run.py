@@ -7,6 +7,7 @@ the same effect on the distribution of the next token. The test split is measure
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,13 +18,13 @@ from wif_store.extract.replay import load_recorded, open_replay
 from wif_store.format.schema import FINAL_TOKEN, PROMPT_END
 from wif_store.steering.bench import Bench, Settings
 from wif_store.steering.directions import find_directions
+from wif_store.store.reader import ActivationStore
 
 if TYPE_CHECKING:
     from wif_store.extract.model import Model
     from wif_store.extract.replay import Replay
     from wif_store.scorer.results import Results
     from wif_store.steering.bench import Told
-    from wif_store.store.reader import ActivationStore
 
 
 def steer(
@@ -77,7 +78,11 @@ def steer(
         results = steer(open_store("winogrande.zarr"), examples=40)
         results.steering[0].against_random.verdict
     """
-    held = list(stores) if isinstance(stores, Sequence) else [stores]
+    held = list(stores) if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
+    if not held or not all(isinstance(store, ActivationStore) for store in held):
+        msg = f"stores is {stores!r:.80}; expected what wif_store.open_store gives, at least one"
+        raise SteerError(msg)
+    probe = str(probe)
     settings = _settings(strengths, at, ablate, examples, confidence, seed)
     sites = {_site(store, site) for store in held}
     if len(sites) != 1:
@@ -86,22 +91,26 @@ def steer(
     [read_at] = sites
     directions, results = find_directions(held, probe, layer, read_at, confidence)
     models: dict[Any, Model] = {}
-    found = []
-    for store, direction in zip(held, directions, strict=True):
+    replays = []
+    for store in held:
         record = store.manifest.model
         key = (record["id"], record["revision"], record["dtype"])
         if key not in models:
-            models = {key: load_recorded(store, model)}
+            models[key] = load_recorded(store, model)
         rows = None if source is None else source.replace("{task}", store.task)
-        replay = _replay(store, models[key], rows)
-        found.append(Bench(replay, direction, settings, read_at, progress).measure())
+        replays.append(_replay(store, models[key], rows))
+    # What is missing of any store is said before the first is run.
+    found = [
+        Bench(replay, direction, settings, read_at, progress).measure()
+        for replay, direction in zip(replays, directions, strict=True)
+    ]
     said = {
         "steered": probe,
         "strengths": settings.strengths,
         "at": at,
         "ablate": ablate,
-        "steered_examples": examples,
-        "steering_seed": seed,
+        "steered_examples": settings.examples,
+        "steering_seed": settings.seed,
     }
     return replace(results, steering=tuple(found), settings={**results.settings, **said})
 
@@ -109,20 +118,30 @@ def steer(
 def _settings(
     strengths: Sequence[float] | None, at: At, ablate: bool, examples: int, confidence: float, seed: int
 ) -> Settings:
-    given = tuple(map(float, strengths or ()))
+    try:
+        given = () if strengths is None else tuple(float(one) for one in strengths)
+        count, start = operator.index(examples), operator.index(seed)
+    except TypeError as error:
+        msg = f"strengths, examples or seed cannot be used ({error}); expected numbers, a count and a seed"
+        raise SteerError(msg) from None
+    if given and ablate:
+        msg = "strengths are for moves, and a direction that is projected out is out: leave them out"
+        raise SteerError(msg)
+    if start < 0:
+        msg = f"the seed is {start}; expected 0 or more"
+        raise SteerError(msg)
     if not all(math.isfinite(one) and one > 0 for one in given) or len(set(given)) < len(given):
-        msg = (
-            f"the strengths are {', '.join(f'{one:g}' for one in given)}; expected numbers above 0, as in 1,3"
-        )
+        said = ", ".join(f"{one:g}" for one in given)
+        msg = f"the strengths are {said}; expected different numbers above 0, as in 1,3"
         raise SteerError(msg)
     if at not in get_args(At):
         msg = f"at is {at!r}; expected one of: {', '.join(get_args(At))}"
         raise SteerError(msg)
-    if examples < 2:
-        msg = f"examples is {examples}; expected at least 2"
+    if count < 2:
+        msg = f"examples is {count}; expected at least 2"
         raise SteerError(msg)
     tried = tuple(sorted(given)) or ((1.0,) if ablate else None)
-    return Settings(tried, at, ablate, examples - examples % 2, confidence, seed)
+    return Settings(tried, at, ablate, count - count % 2, confidence, start)
 
 
 def _site(store: ActivationStore, given: str | None) -> str:
