@@ -58,7 +58,7 @@ def test_a_planted_switch_is_found_by_a_probe(results):
     assert (one.method, one.differs, one.examples) == ("logistic", 0, 60)
     assert effect.difference >= 0.9
     assert effect.verdict == "changes more answers than"
-    assert effect.control_kl == pytest.approx(effect.kl, rel=0.5)
+    assert 0.5 < effect.control_kl / effect.kl < 2
     # Along the direction success is likelier, and here it is certain.
     assert (one.dose("logistic", one.strength).accuracy, one.push[0]) == (1.0, 1.0)
 
@@ -120,7 +120,7 @@ def test_a_strength_that_breaks_the_model_is_told_of(steer):
 
 def test_nothing_is_run_before_all_is_there(steer, store, planted, tmp_path):
     told = []
-    with pytest.raises(SteerError, match="expected what wif_store.open_store gives"):
+    with pytest.raises(SteerError, match=r"expected what wif_store\.open_store gives"):
         wif_store.steer([store, "s.zarr"], progress=lambda *given: told.append(given))
     with pytest.raises(SteerError, match="at least one"):
         wif_store.steer([])
