@@ -178,7 +178,7 @@ def test_the_quickstart_runs_from_end_to_end(
     assert told[0].startswith("<ActivationStore winogrande.zarr: winogrande, ")
     assert len(told) == 4
     exec(with_what_is_at_hand(blocks("docs/steering.md")[0]), scope)
-    assert " more answers than" in capsys.readouterr().out
+    assert "has too few examples to be told from" in capsys.readouterr().out
     for public in (wif_store.build, wif_store.score, wif_store.evaluate, wif_store.steer):
         example = inspect.getdoc(public).partition("Example::\n")[2]
         assert f"wif_store.{public.__name__}(" in example

@@ -44,7 +44,7 @@ def test_build_verify_info_audit(store):
 
 def test_the_list_of_commands_is_whole_sentences():
     commands = run("--help").stdout.partition("Commands:")[2].split("\n")[1:-1]
-    assert len(commands) == 11
+    assert len(commands) == 12
     assert all(line.endswith(".") and "..." not in line for line in commands)
 
 
@@ -277,7 +277,5 @@ def test_a_build_into_a_log_names_its_phases(tiny_models, rows_file, tmp_path):
     done = build(tiny_models("llama"), rows_file, tmp_path / "s.zarr", "--per-class", "max")
     assert done.returncode == 0
     said = done.stderr.splitlines()
-    assert said[0] == "winogrande: reading the source"
-    assert any(line.startswith("loading ") for line in said)
     assert "auditing" in said
     assert "\x1b" not in done.stderr

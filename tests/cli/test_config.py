@@ -25,7 +25,8 @@ def folder(tmp_path, monkeypatch, tiny_models):
     """
     (tmp_path / "build.toml").write_text(settings)
     (tmp_path / "pyproject.toml").write_text(
-        '[project]\nname = "x"\n' + settings.replace("[build]", "[tool.wif-store.build]").replace("6", "4")
+        '[project]\nname = "x"\n'
+        + settings.replace("[build]", "[tool.wif-store.build]").replace("per-class = 6", "per-class = 4")
     )
     return tmp_path
 

@@ -63,8 +63,12 @@ def test_the_time_left_is_that_of_the_share_that_is_done(log):
         assert line_of(task) in ("piqa: 0, for 0:01:00", "piqa: 0 of 100, for 0:01:00")
 
 
-def test_every_phase_is_named_at_once(log):
+def test_a_phase_is_named_once_it_takes_a_while(log, monkeypatch):
+    with working(log, "quick"):
+        pass
+    monkeypatch.setattr(progress, "PATIENCE", 0.05)
     with working(log, "loading \x1b[2J[red]model"):
+        time.sleep(0.2)
         assert lines(log) == ["loading \\x1b[2J[red]model"]
 
 

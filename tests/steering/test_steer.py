@@ -269,7 +269,11 @@ WRONG = {
     "no numbers": ({"probe": "words.npy", "layer": 1}, SteerError, "words.npy holds <U1; expected real"),
     "complex numbers": ({"probe": "complex.npy", "layer": 1}, SteerError, "holds complex128; expected real"),
     "an SAE without a name": ({"probe": "sae:#3"}, SteerError, "expected sae:SPEC, or sae:SPEC#NUMBER"),
-    "a type that numpy lacks": ({"probe": "bf16.safetensors"}, SteerError, "cannot be read"),
+    "a type that numpy lacks": (
+        {"probe": "bf16.safetensors", "layer": 1},
+        SteerError,
+        "cannot be read|holds bfloat16",
+    ),
     "of another model": (
         {"probe": "other.safetensors"},
         SteerError,

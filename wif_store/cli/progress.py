@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EVERY: Final = 30.0
 """Seconds between two lines of a log."""
+PATIENCE: Final = 2.0
+"""Seconds after which a log says what is being done."""
 
 
 _quiet: list[bool] = []
@@ -115,13 +117,18 @@ def bars(
 
 @contextmanager
 def working(console: Console, what: str) -> Iterator[None]:
-    """Say what is being done: beside a spinner on a terminal, on a line of its own in a log."""
+    """Say what is being done: beside a spinner on a terminal; in a log on a line, once it takes a while."""
     if console.is_terminal or console.is_jupyter:
         with console.status(printable(what)):
             yield
     else:
-        say(console, what)
-        yield
+        teller = threading.Timer(PATIENCE, say, (console, what))
+        teller.daemon = True
+        teller.start()
+        try:
+            yield
+        finally:
+            teller.cancel()
 
 
 def line_of(task: Task, unit: str = "", scale: int = 1) -> str:

@@ -68,7 +68,7 @@ def steer_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move the model along what predicts failure, and see whether its answers change."""
+    """See whether answers change when the model is moved."""
     from wif_store.scorer.report import sections
     from wif_store.scorer.tables import to_text
     from wif_store.steering.run import steer
