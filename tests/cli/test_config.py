@@ -24,10 +24,8 @@ def folder(tmp_path, monkeypatch, tiny_models):
         out = "s.zarr"
     """
     (tmp_path / "build.toml").write_text(settings)
-    (tmp_path / "pyproject.toml").write_text(
-        '[project]\nname = "x"\n'
-        + settings.replace("[build]", "[tool.wif-store.build]").replace("per-class = 6", "per-class = 4")
-    )
+    project = settings.replace("[build]", "[tool.wif-store.build]").replace("per-class = 6", "per-class = 4")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n' + project)
     return tmp_path
 
 
