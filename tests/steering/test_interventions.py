@@ -57,7 +57,7 @@ class Hooked:
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory):
-    rows = tiny.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", tiny.rows(16))
+    rows = tiny.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", tiny.rows(6))
     source = load_source(TASK, str(rows))
     return {
         name: [TASK.request(c, TASK.protocol(name)) for c in source.candidates] for name in ("aligned", "mcq")
