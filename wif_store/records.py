@@ -60,7 +60,7 @@ class Record:
             follows it.
         written: The response, if the model wrote one.
         context_states: float32 ``[contexts, d_model]``, the states after the final norm from which the first
-            token after each context is predicted; None where an engine does not say.
+            token after each context is predicted; none of them where nobody asks.
     """
 
     id: str

@@ -125,6 +125,7 @@ def results(task: str, manifest: Manifest | None = None) -> dict[str, Any]:
                     "difference": 0.19,
                     "low": 0.08,
                     "high": 0.3,
+                    "verdict": "changes more answers than",
                 },
             }
         ],

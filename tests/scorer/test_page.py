@@ -13,7 +13,7 @@ from tests.support.memory_store import memory_store
 from wif_store.scorer.page import render_page
 from wif_store.scorer.results import CONFIDENCE, Shown
 from wif_store.scorer.run import evaluate, score
-from wif_store.scorer.steered import MEANS, RANDOM, Dose, Effect, Steering
+from wif_store.scorer.steered import MEANS, RANDOM, Dose, Effect, Steering, verdict_of
 
 LINES = "figure[data-chart=layers] svg path.line"
 HOSTILE = (
@@ -79,7 +79,7 @@ def steered(task, method="lda"):
         for m in (method, MEANS, RANDOM)
         for s in (-4.0, -2.0, 2.0, 4.0)
     ]
-    effect = Effect(0.4, 0.1, 0.3, 0.1, 0.5, 0.2, 0.21)
+    effect = Effect(0.4, 0.1, 0.3, 0.1, 0.5, 0.2, 0.21, verdict_of(0.1, 0.5, 200))
     push = (0.1, -0.1, 0.3)
     kept = {"task": task, "method": method, "layer": 4, "at": "all", "ablate": False, "examples": 200}
     found = {"accuracy": 0.5, "differs": 0, "apart": 0, "against_random": effect, "against_means": effect}

@@ -16,7 +16,7 @@ from wif_store.cli.grouped import Grouped
 from wif_store.cli.sae import sae_app
 from wif_store.cli.score import score_command
 from wif_store.cli.steer import steer_command
-from wif_store.errors import WifError, printable
+from wif_store.errors import StoreError, WifError, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,7 +93,6 @@ def info(store: Store, as_json: AsJson = False) -> None:
     """Say what a store holds and how it was made."""
     from wif_store.builder.journal import Journal
     from wif_store.cli.store import describe_store, summary_of
-    from wif_store.errors import StoreError
     from wif_store.store.reader import open_store
 
     journal = Journal(store)

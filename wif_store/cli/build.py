@@ -52,7 +52,8 @@ def run_builds(options: BuildOptions, *, dry_run: bool) -> list[dict[str, Any]]:
     done: list[dict[str, Any]] = []
     failed: list[Job] = []
     for group in by_model:
-        failed += _build_all(console, group, options, done, alone=len(jobs) == 1)
+        built, lacking = _build_all(console, group, options, alone=len(jobs) == 1)
+        done, failed = done + built, failed + lacking
     if failed:
         msg = (
             f"{len(failed)} of {len(jobs)} builds failed: {', '.join(j.name for j in failed)}; "
@@ -63,9 +64,14 @@ def run_builds(options: BuildOptions, *, dry_run: bool) -> list[dict[str, Any]]:
 
 
 def _build_all(
-    console: Console, jobs: Sequence[Job], options: BuildOptions, done: list[dict[str, Any]], *, alone: bool
-) -> list[Job]:
-    """Build the jobs of one model; returns those that could not be built, unless there is but one."""
+    console: Console, jobs: Sequence[Job], options: BuildOptions, *, alone: bool
+) -> tuple[list[dict[str, Any]], list[Job]]:
+    """Build the jobs of one model.
+
+    Returns:
+        What came of each, and those that could not be built, unless there is but one.
+    """
+    done: list[dict[str, Any]] = []
     failed: list[Job] = []
     with open_model(jobs, options) as opened:
         for number, job in enumerate(jobs):
@@ -77,8 +83,8 @@ def _build_all(
                 say(console, f"{job.name} failed: {error}")
                 failed.append(job)
                 if isinstance(error, ModelError):
-                    return failed + list(jobs[number + 1 :])
-    return failed
+                    return done, failed + list(jobs[number + 1 :])
+    return done, failed
 
 
 def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions) -> dict[str, Any]:

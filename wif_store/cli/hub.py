@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from wif_store.cli.progress import bars, error_console, say
+from wif_store.cli.progress import bars, by_name, error_console, say
 from wif_store.errors import PublishError, printable
 from wif_store.format.schema import MANIFEST
 from wif_store.hub import pull, push
@@ -72,15 +72,15 @@ def pull_stores(
     """Fetch and verify stores."""
     console = error_console()
     with _bars(console) as shown:
-        lines = {"": shown.add_task("asking the Hub", total=None)}
-
-        def progress(task: str, done: int, total: int) -> None:
-            if task not in lines:
-                shown.update(lines[""], visible=False)
-                lines[task] = shown.add_task(printable(f"{task}: fetching"))
-            shown.update(lines[task], completed=done, total=total)
-
-        pulled = pull.pull_dataset(repo, tasks, layers, revision, out, progress)
+        told = by_name(shown, "asking the Hub")
+        pulled = pull.pull_dataset(
+            repo,
+            tasks,
+            layers,
+            revision,
+            out,
+            lambda task, done, total: told(f"{task}: fetching", done, total),
+        )
     for store in pulled:
         fetched = f"{store.fetched / 1e6:.1f} MB fetched and verified"
         say(console, f"{store.path}: {fetched if store.fetched else 'here already, verified'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -61,15 +61,20 @@ def bars_by_name(first: str, unit: str) -> Iterator[Callable[[str, int, int], No
         TimeRemainingColumn(),
     )
     with bars(error_console(), *columns, unit=unit, transient=True) as shown:
-        lines = {first: shown.add_task(printable(first), total=None)}
+        yield by_name(shown, first)
 
-        def told(name: str, done: int, total: int) -> None:
-            if name not in lines:
-                shown.update(lines[first], visible=False)
-                lines[name] = shown.add_task(printable(name))
-            shown.update(lines[name], completed=done, total=total)
 
-        yield told
+def by_name(shown: Progress, first: str) -> Callable[[str, int, int], None]:
+    """What adds a bar for each name that it is told of; ``first`` is shown until then."""
+    lines = {first: shown.add_task(printable(first), total=None)}
+
+    def told(name: str, done: int, total: int) -> None:
+        if name not in lines:
+            shown.update(lines[first], visible=False)
+            lines[name] = shown.add_task(printable(name))
+        shown.update(lines[name], completed=done, total=total)
+
+    return told
 
 
 @contextmanager
@@ -95,6 +100,13 @@ def bars(
 
     live = console.is_terminal or console.is_jupyter
     shown = Progress(*columns, console=console, transient=transient, expand=expand, disable=not live)
+    with shown, nullcontext() if live else _telling(console, shown, unit, scale):
+        yield shown
+
+
+@contextmanager
+def _telling(console: Console, shown: Progress, unit: str, scale: int) -> Iterator[None]:
+    """Inside, a line is printed every 30 seconds for each bar that is not at its end."""
     ended = threading.Event()
 
     def tell() -> None:
@@ -104,15 +116,12 @@ def bars(
                     say(console, line_of(task, unit, scale))
 
     teller = threading.Thread(target=tell, name="progress", daemon=True)
-    with shown:
-        if not live:
-            teller.start()
-        try:
-            yield shown
-        finally:
-            ended.set()
-            if not live:
-                teller.join()
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 @contextmanager

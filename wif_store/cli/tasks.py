@@ -13,31 +13,35 @@ if TYPE_CHECKING:
 
 
 def found_tasks(word: str) -> dict[str, Any]:
-    """The same for a program; the harness's names are None where it is not installed."""
-    ours = [
-        {"name": name, "protocols": [protocol.name for protocol in get_task(name).protocols]}
-        for name in names()
-        if word in name
-    ]
+    """Each registered task with its protocols, and the harness's; None of these where it is not installed."""
     try:
-        from wif_store.tasks.harness_registry import harness_names
-
-        theirs = [HARNESS + name for name in harness_names() if word in name]
+        theirs = _of_harness(word)
     except TaskError:
-        return {"tasks": ours, "harness": None}
-    return {"tasks": ours, "harness": theirs}
+        theirs = None
+    return {"tasks": _ours(word), "harness": theirs}
 
 
 def list_tasks(word: str) -> Iterator[str]:
-    """A line for each registered task, with its protocols, and for each of the harness's."""
-    for name in names():
-        if word in name:
-            yield f"{name}: {', '.join(protocol.name for protocol in get_task(name).protocols)}"
+    """The same as lines."""
+    for task in _ours(word):
+        yield f"{task['name']}: {', '.join(task['protocols'])}"
     try:
-        from wif_store.tasks.harness_registry import harness_names
-
-        found = [HARNESS + name for name in harness_names() if word in name]
+        found = _of_harness(word)
     except TaskError as error:
         yield f"lm_eval/...: {error}"
         return
     yield from found if word else [f"{HARNESS}...: {len(found):,} of the harness; name a word to list them"]
+
+
+def _ours(word: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "protocols": [protocol.name for protocol in get_task(name).protocols]}
+        for name in names()
+        if word in name
+    ]
+
+
+def _of_harness(word: str) -> list[str]:
+    from wif_store.tasks.harness_registry import harness_names
+
+    return [HARNESS + name for name in harness_names() if word in name]

@@ -224,7 +224,9 @@ class Extractor:
         scored = np.concatenate([at[work.node] for at, work in zip(nodes, works, strict=True)])
         ends = [at[path[-1]] for at, work in zip(nodes, works, strict=True) for path in work.readings]
         ends += [at[w.prompt_end] for at, w in zip(nodes, works, strict=True) if w.prompt_end is not None]
-        context_ends = np.concatenate([at[w.context_ends] for at, w in zip(nodes, works, strict=True)])
+        # Only who changes what the model computes asks for the states at the ends of contexts.
+        asked = zip(nodes, works, strict=True) if self.around else ()
+        context_ends = np.concatenate([np.empty(0, np.int64), *(at[w.context_ends] for at, w in asked)])
         batch = Batch(
             works,
             indices,

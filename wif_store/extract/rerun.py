@@ -61,10 +61,16 @@ class Rerun:
         Of several contexts it is the mean.
         """
         model = self.extractor.model
-        first, second = (_states(records).to(model.device, model.dtype) for records in (before, after))
+        states = [
+            [one.context_states for one in records if one.context_states is not None]
+            for records in (before, after)
+        ]
+        first, second = (
+            torch.from_numpy(np.concatenate(parts)).to(model.device, model.dtype) for parts in states
+        )
         with torch.inference_mode():
             found = model.head.divergence(first, second).double().cpu().numpy()
-        ends = np.cumsum([len(one.context_states) for one in before if one.context_states is not None])
+        ends = np.cumsum([len(part) for part in states[0]])
         return np.array([part.mean() for part in np.split(found, ends[:-1])])
 
     @contextmanager
@@ -156,10 +162,3 @@ def _standing_in(modules: Any, output: Any) -> Iterator[None]:
                 del module.forward
             else:
                 module.forward = forward
-
-
-def _states(records: Sequence[Record]) -> torch.Tensor:
-    """The states at the ends of contexts, float32 ``[n, d_model]``."""
-    return torch.from_numpy(
-        np.concatenate([one.context_states for one in records if one.context_states is not None])
-    )

@@ -343,7 +343,7 @@ def _steering(one: Mapping[str, Any]) -> dict[str, Any]:
         "control": f"{effect['control']:.3f}",
         "difference": f"{effect['difference']:+.3f}",
         "interval": f"[{effect['low']:+.3f}, {effect['high']:+.3f}]",
-        "verdict": "more" if effect["low"] > 0 else "fewer" if effect["high"] < 0 else "not more",
+        "verdict": effect["verdict"],
     }
 
 

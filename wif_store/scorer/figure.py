@@ -164,13 +164,8 @@ def _draw_steering(results: Results, path: Path) -> None:
     panels = figure.subplots(len(rows), 2, squeeze=False)
     for (left, right), one in zip(panels, rows, strict=True):
         for panel, measure in ((left, "accuracy"), (right, "flips")):
-            still = one.accuracy if measure == "accuracy" else 0.0
             for number, method in enumerate((RANDOM, MEANS, one.method)):
-                doses = sorted((d for d in one.doses if d.method == method), key=lambda d: d.strength)
-                points = [
-                    (d.strength, getattr(d, measure), *getattr(d, f"{measure}_interval")) for d in doses
-                ]
-                x, y, low, high = zip(*sorted([*points, (0.0, still, still, still)]), strict=True)
+                x, y, low, high = zip(*one.curve(method, measure), strict=True)
                 shade = ("#777777", _SHADES[1], _SHADES[0])[number]
                 style = {"color": shade, "linestyle": _DASHES[2 - number], "marker": "xso"[number]}
                 name = _name(method) if method in (RANDOM, MEANS) else "the direction"

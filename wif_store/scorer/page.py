@@ -128,16 +128,11 @@ def _task(results: Results, task: TaskResult) -> dict[str, Any]:
 def _steered(one: Steering) -> list[dict[str, Any]]:
     """The lines of a chart of moves: the direction, the difference of means, random directions."""
     lines = []
-    still = (0.0, [one.accuracy] * 3, [0.0] * 3)
     for number, method in enumerate((one.method, MEANS, RANDOM)):
-        moves = [
-            (d.strength, [d.accuracy, *d.accuracy_interval], [d.flips, *d.flips_interval])
-            for d in one.doses
-            if d.method == method
-        ]
+        both = zip(one.curve(method, "accuracy"), one.curve(method, "flips"), strict=True)
         points = [
             {"strength": strength, "accuracy": accuracy, "flips": flips}
-            for strength, accuracy, flips in sorted([*moves, still])
+            for (strength, *accuracy), (_, *flips) in both
         ]
         colour = ("var(--m0)", "var(--m1)", "var(--muted)")[number]
         lines.append({"name": as_name(method), "colour": colour, "dash": DASHES[number], "points": points})

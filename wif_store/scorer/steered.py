@@ -17,6 +17,15 @@ TELLING: Final = 40
 """Test examples from which on something is said of an effect: each random direction has two then."""
 
 
+def verdict_of(low: float, high: float, examples: int) -> str:
+    """What the interval of a difference says of so many examples, to be read before the control's name."""
+    if examples < TELLING:
+        return "has too few examples to be told from"
+    if low > 0:
+        return "changes more answers than"
+    return "changes fewer answers than" if high < 0 else "does not change more answers than"
+
+
 @dataclass(frozen=True, slots=True)
 class Dose:
     """What one move did to the test examples.
@@ -59,7 +68,8 @@ class Effect:
             random directions.
         kl: Mean KL in nats, over both signs.
         control_kl: The same of the controls.
-        telling: Whether there are examples enough: of few that all agree a bootstrap would be certain.
+        verdict: In words, at the level of the interval. Of few examples there is none: where all agree, a
+            bootstrap would be certain.
     """
 
     flips: float
@@ -69,16 +79,7 @@ class Effect:
     high: float
     kl: float
     control_kl: float
-    telling: bool = True
-
-    @property
-    def verdict(self) -> str:
-        """In words, at the level of the interval."""
-        if not self.telling:
-            return "has too few examples to be told from"
-        if self.low > 0:
-            return "changes more answers than"
-        return "changes fewer answers than" if self.high < 0 else "does not change more answers than"
+    verdict: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,19 @@ class Steering:
     factors: Mapping[str, float]
     doses: tuple[Dose, ...]
     notes: tuple[str, ...] = ()
+
+    def curve(self, method: str, measure: str) -> list[tuple[float, float, float, float]]:
+        """``accuracy`` or ``flips`` against the strength of the moves: strength, value, low, high.
+
+        Strength 0 is among them.
+        """
+        still = self.accuracy if measure == "accuracy" else 0.0
+        points = [
+            (dose.strength, getattr(dose, measure), *getattr(dose, f"{measure}_interval"))
+            for dose in self.doses
+            if dose.method == method
+        ]
+        return sorted([*points, (0.0, still, still, still)])
 
     def dose(self, method: str, strength: float) -> Dose:
         """One of the moves."""

@@ -32,9 +32,9 @@ def effects(results: Results) -> Section:
     for one in results.steering:
         random, means = one.against_random, one.against_means
         row = [one.task, one.method, str(one.layer), f"{one.strength:g}"]
+        row += [f"{random.flips:.3f}", f"{random.control:.3f}"]
         for effect in (random, means):
-            said = [f"{effect.difference:+.3f}", as_range(effect.low, effect.high, "+")]
-            row += [f"{effect.flips:.3f}", f"{effect.control:.3f}", *said] if effect is random else said
+            row += [f"{effect.difference:+.3f}", as_range(effect.low, effect.high, "+")]
         row += [f"{random.kl:.3f}", f"{random.control_kl:.3f}", f"{one.accuracy:.3f}"]
         ways = (one.strength,) if one.ablate else (one.strength, -one.strength)
         row += [f"{one.dose(one.method, way).accuracy:.3f}" for way in ways]

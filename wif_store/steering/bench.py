@@ -14,7 +14,7 @@ from wif_store.errors import SteerError
 from wif_store.extract.intervention import At, Intervention
 from wif_store.extract.rerun import Rerun
 from wif_store.scorer.sites import at_site
-from wif_store.scorer.steered import MEANS, RANDOM, TELLING, Dose, Effect, Steering
+from wif_store.scorer.steered import MEANS, RANDOM, Dose, Effect, Steering, verdict_of
 from wif_store.steering.directions import difference_of_means, random_directions
 from wif_store.steering.examples import Examples
 from wif_store.steering.outcomes import Outcomes, Resampling
@@ -195,7 +195,7 @@ class Bench:
         def effect(control: str, ends: tuple[float, float]) -> Effect:
             shares = float(flips[name].mean()), float(flips[control].mean())
             difference = shares[0] - shares[1]
-            return Effect(*shares, difference, *ends, kl[name], kl[control], telling=count >= TELLING)
+            return Effect(*shares, difference, *ends, kl[name], kl[control], verdict_of(*ends, count))
 
         push = None
         if not settings.ablate:

@@ -80,11 +80,12 @@ def find_directions(
         results = score(stores, "sae-k", layers, confidence=confidence, site=site, sae=spec)
         chosen = [_chosen(results, store.task) for store in stores]
         return [_best_feature(view, at) for view, at in zip(views, chosen, strict=True)], results
-    name = find_probe(probe).name
-    if find_probe(probe).reads != "final_token":
-        msg = f"{name} reads {find_probe(probe).reads}; expected a linear probe of final tokens: logistic"
+    fitted = find_probe(probe)
+    name = fitted.name
+    if fitted.reads != "final_token":
+        msg = f"{name} reads {fitted.reads}; expected a linear probe of final tokens: logistic"
         raise SteerError(msg)
-    results = score(stores, probe, layers, confidence=confidence, site=site)
+    results = score(stores, fitted, layers, confidence=confidence, site=site)
     found = []
     for store in stores:
         at = _chosen(results, store.task)

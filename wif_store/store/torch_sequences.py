@@ -16,7 +16,7 @@ class Sequences(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, store: ActivationStore, layer: int, split: str) -> None:
         """Take a store, a 0-based layer of its sequence layers, and a split. Nothing is read but offsets."""
-        store.read_sequence(layer, split, 0)
+        store.iter_sequences(layer, split)  # refuses a layer that is not there
         self._store, self._layer, self._split = store, layer, split
         self._success = store.success(split).tolist()
 
