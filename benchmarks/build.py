@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import workload
@@ -36,12 +38,11 @@ LENGTHS = {"WinoGrande's": 27, "BoolQ's": 140}
 def size_of(*folders: Path) -> int:
     """Bytes of all files of folders that others may be changing."""
     total = 0
-    for folder in folders:
-        for path in folder.rglob("*"):
-            try:
-                total += path.stat().st_size if path.is_file() else 0
-            except FileNotFoundError:
-                continue
+    # Unlike a glob, a walk goes on where a folder is gone before it is looked into.
+    for parent, _, names in (found for folder in folders for found in os.walk(folder)):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(parent, name).stat().st_size
     return total
 
 

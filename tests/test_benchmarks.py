@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -129,6 +130,22 @@ def test_the_files_that_are_counted_are_those_of_a_store(tmp_path):
     manifest = open_store(path).manifest
     there = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
     assert there == build.data_files(manifest) | set(build.metadata_files(manifest)) | {"manifest.json"}
+
+
+def test_a_folder_that_goes_while_it_is_looked_into_counts_nothing(tmp_path, monkeypatch):
+    (tmp_path / "stays").mkdir()
+    (tmp_path / "stays" / "a").write_bytes(bytes(10))
+    (tmp_path / "goes").mkdir()
+    scandir = os.scandir
+
+    def going(path="."):
+        if str(path).endswith("goes"):
+            (tmp_path / "goes").rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", going)
+    assert build.size_of(tmp_path) == 10
+    assert not (tmp_path / "goes").exists()
 
 
 def test_the_peak_is_that_of_both_folders(tmp_path):
