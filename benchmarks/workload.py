@@ -90,7 +90,7 @@ class Telling(Progress):
     def scanned(self, parts: Mapping[str, SplitScan], tokens: int) -> None:
         """Note how many examples were scored, and how many pairs there are."""
         seen = sum(part.tally.seen for part in parts.values())
-        total = sum(part.tally.seen if part.ended else part.tally.total for part in parts.values())
+        total = sum(part.most for part in parts.values())
         pairs = sum(part.tally.pairs for part in parts.values())
         self._working.note = f"{seen:,} of {total:,} examples scored, {pairs:,} pairs"
 

@@ -40,7 +40,7 @@ def modules_after(code: str, names: tuple[str, ...] = HEAVY, path: Path = ROOT) 
 
 
 ROOMS = {
-    "top": ("wif_store", "wif_store.errors", "wif_store.records", "wif_store.api"),
+    "top": ("wif_store", "wif_store.errors", "wif_store.progress", "wif_store.records", "wif_store.api"),
     "format": tuple(
         f"wif_store.format.{name}"
         for name in ("schema", "layout", "metadata", "manifest", "chunks", "table", "layers")

@@ -1,42 +1,34 @@
-"""The commands as Python functions: ``build``, ``score``, ``evaluate``, ``steer``, ``push`` and ``pull``.
-
-This is where a model meets a build: no room below may know both.
-"""
+"""A build from Python. This is where a model meets a build: no room below may know both."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wif_store.builder.journal import Journal
-from wif_store.builder.pipeline import build_store
+from wif_store.builder.pipeline import Progress, build_store
 from wif_store.builder.plan import Settings, is_finished
 from wif_store.builder.sweep import Job, Templates, plan_jobs
 from wif_store.errors import BuildError, SelectionError
 from wif_store.format.schema import MANIFEST
-from wif_store.hub.pull import pull_dataset as pull
-from wif_store.hub.push import push_stores as push
-from wif_store.scorer.run import evaluate as evaluate
-from wif_store.scorer.run import score as score
+from wif_store.progress import telling
 from wif_store.storage import storage_of
 from wif_store.store.reader import open_store
 from wif_store.tasks.lookup import TaskOptions, find_tasks
 from wif_store.tasks.own_rows import OwnRows
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
-    from wif_store.builder.pipeline import Progress
+    from wif_store.builder.scan import SplitScan
     from wif_store.builder.workers import Workers
+    from wif_store.progress import Told
     from wif_store.records import Engine
-    from wif_store.scorer.results import Results
     from wif_store.store.reader import ActivationStore
     from wif_store.tasks.base import Protocol
-
-__all__ = ["BuildOptions", "build", "evaluate", "is_built", "open_model", "pull", "push", "score", "steer"]
 
 DEFAULT_MODEL = "google/gemma-2-2b"
 
@@ -115,15 +107,29 @@ def is_built(job: Job, options: BuildOptions) -> bool:
         ModelError: If there is no such model, or what runs it is not installed.
     """
     out = storage_of(job.out)
-    if options.device != "auto" or options.chat_template or not out.exists(MANIFEST):
+    if not out.exists(MANIFEST):
         return False
-    from wif_store.extract.checkpoint import locate
+    from wif_store.extract.chat_template import ChatTemplate
+    from wif_store.extract.checkpoint import load_tokenizer, locate
+    from wif_store.extract.model import recorded_device
 
     # Of a model on the Hub the commit is enough; that of local files is a hash over their bytes.
     located = locate(job.model, weights=False)
     if not located.revision:
         located = locate(job.model)
-    model = {"id": located.name, "kind": located.kind, "revision": located.revision, "dtype": options.dtype}
+    template = None
+    if options.chat_template:
+        tokenizer = load_tokenizer(located, trust_remote_code=options.trust_remote_code)
+        template = ChatTemplate(tokenizer, options.template).record()
+    model = {
+        "id": located.name,
+        "kind": located.kind,
+        "revision": located.revision,
+        "dtype": options.dtype,
+        "chat_template": template,
+    }
+    if options.device != "auto":
+        model["device"] = recorded_device(options.device, options.dtype)
     batching = {"examples": options.batch_size}
     if options.batch_tokens is not None:
         batching["tokens"] = options.batch_tokens
@@ -178,11 +184,12 @@ def open_model(jobs: Sequence[Job], options: BuildOptions) -> Iterator[Opened]:
 
 
 def build(
-    task: str,
-    model: str = DEFAULT_MODEL,
+    task: str | os.PathLike[str],
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
+    source: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> ActivationStore:
     """Run a model over a task, write its store, and open it.
@@ -190,12 +197,13 @@ def build(
     The same call goes on where a stopped one left off, and returns at once where the store is finished.
 
     Args:
-        task: A task's name.
+        task: A task's name, or a file of own rows.
         model: ``gemma3-270m`` (embedded), a Hub id (``id@revision``), a folder or a GGUF file.
+        source: Where the rows are, as for ``--source``; None for the task's own dataset.
         out: Where the store goes, a folder or a URL; ``stores/{model}/{protocol}/{task}.zarr`` if not given.
-        progress: Told how it goes.
+        progress: Whether a bar is shown, or who is told how it goes. None shows a bar in a notebook alone.
         **options: The fields of :class:`BuildOptions`, which are the options of ``wif-store build``:
-            ``source``, ``protocol``, ``layers``, ``sequence_layers``, ``per_class``, ``splits``, ``seed``,
+            ``protocol``, ``layers``, ``sequence_layers``, ``per_class``, ``splits``, ``seed``,
             ``device``, ``dtype``, ...
 
     Returns:
@@ -210,47 +218,44 @@ def build(
         store = wif_store.build("winogrande", "gemma3-270m", source="builtin", per_class="max")
         X, success = store.read_final_token(layer=9, split="train")
     """
-    given = BuildOptions(task, (model,), out=None if out is None else str(out), **options)
+    given = BuildOptions(
+        os.fspath(task), (os.fspath(model),), source=_text(source), out=_text(out), **options
+    )
     jobs = given.jobs()
     if len(jobs) > 1:
         msg = f"build() returns one store: name one task, or run `wif-store build --task {task}`"
         raise BuildError(msg)
     [job] = jobs
     if not is_built(job, given):
-        with open_model([job], given) as opened:
+        with open_model([job], given) as opened, _progress(progress, job) as told:
             engine, workers = opened(job.settings.protocol)
-            build_store(job.settings, job.source, engine, job.out, progress, workers)
+            build_store(job.settings, job.source, engine, job.out, told, workers)
     return open_store(job.out)
 
 
-def steer(
-    stores: ActivationStore | Sequence[ActivationStore], probe: str = "logistic", **options: Any
-) -> Results:
-    """See whether answers change when the residual stream is moved along what predicts failure.
+def _text(place: str | os.PathLike[str] | None) -> str | None:
+    return None if place is None else os.fspath(place)
 
-    It runs the model, so it needs ``wif-store[build]``.
 
-    Args:
-        stores: One store a task.
-        probe: What gives the direction: a linear probe by name, ``sae:SPEC``, or a file.
-        **options: What :func:`wif_store.steering.run.steer` takes, as the options of ``wif-store steer``:
-            ``layer``, ``strengths``, ``at``, ``ablate``, ``examples``, ``model``, ``source``, ...
+@contextmanager
+def _progress(progress: Progress | bool | None, job: Job) -> Iterator[Progress]:
+    if isinstance(progress, Progress):
+        yield progress
+        return
+    with telling(progress, f"loading {job.model}", "examples") as told:
+        yield _Examples(told, job.settings.task.name)
 
-    Returns:
-        What :func:`score` gives for the probe, with ``steering``.
 
-    Raises:
-        WifError: The same errors that the command prints as one line.
-        TypeError: If there is no such option.
+@dataclass(frozen=True, slots=True)
+class _Examples(Progress):
+    """Tells how many examples of a task were scored."""
 
-    Example::
+    told: Told
+    task: str
 
-        results = wif_store.steer(store, examples=40)
-        results.steering[0].against_random.verdict
-    """
-    from wif_store.steering.run import steer as run
-
-    return run(stores, probe, **options)
+    def scanned(self, parts: Mapping[str, SplitScan], tokens: int) -> None:
+        done = sum(part.tally.seen for part in parts.values())
+        self.told(self.task, done, sum(part.most for part in parts.values()))
 
 
 def parse_per_class(value: int | str) -> int | None:

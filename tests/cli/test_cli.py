@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -146,8 +147,6 @@ BAD = {
     "k out of reach": (["--per-class", "900"], "expected 450 in train, 225 in validation, 225 in test"),
     "k too small": (["--per-class", "3"], "leaves validation and test without a pair"),
     "k not a number": (["--per-class", "many"], "--per-class is 'many'; expected a positive number or max"),
-    "splits": (["--splits", "mine"], "--splits is 'mine'; expected seeded or published"),
-    "dtype": (["--dtype", "int4"], "dtype 'int4' is not known"),
     "device": (["--device", "abacus"], "cannot use device 'abacus'"),
     "no such folder": (["--model", "./nothing"], "no folder ./nothing"),
     "no such gguf": (["--model", "nothing.gguf"], "no file nothing.gguf"),
@@ -264,13 +263,75 @@ def test_the_version_is_said():
         assert "wif-store 0" in done.stdout or "--ablate" in done.stdout
 
 
-def test_a_shell_can_complete_commands():
-    asked = {"COMP_WORDS": "wif-store st", "COMP_CWORD": "1", "_WIF_STORE_COMPLETE": "complete_bash"}
+CHOICES = {
+    ("build", "--dtype"): ["bfloat16", "float32", "float16"],
+    ("build", "--splits"): ["seeded", "published"],
+    ("build", "--engine"): ["local", "ray"],
+    ("score", "--sae-pool"): ["final", "mean", "max"],
+    ("score", "--compare"): ["paper"],
+    ("explain", "--sae-pool"): ["final", "mean", "max"],
+    ("steer", "--at"): ["all", "final"],
+}
+
+
+@pytest.mark.parametrize(("command", "option"), CHOICES)
+def test_an_option_of_few_words_shows_them_and_takes_no_other(command, option):
+    words = CHOICES[command, option]
+    assert f"{option} <{'|'.join(words)}>" in " ".join(run(command, "--help").stdout.split())
+    refused = run(command, "x", option, "other")
+    assert refused.returncode == 2
+    expected = f"'other' is not one of {', '.join(map(repr, words))}."
+    assert refused.stderr.startswith(f"error: Invalid value for '{option}': ")
+    assert refused.stderr.endswith(f"{expected}\n")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_the_words_are_those_that_the_program_knows():
+    from wif_store.cli import choices
+    from wif_store.extract.intervention import At
+    from wif_store.extract.model import DTYPES
+    from wif_store.scorer.sae_features import Pool
+
+    assert get_args(choices.Dtype) == tuple(DTYPES)
+    assert choices.Pool == Pool
+    assert choices.At == At
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"splits": "mine"}, "--splits is 'mine'; expected seeded or published"),
+        ({"engine": "spark"}, "--engine is 'spark'; expected local or ray"),
+        ({"dtype": "int4"}, "dtype 'int4' is not known"),
+    ],
+)
+def test_python_refuses_other_words_too(given, message, tiny_models, rows_file, tmp_path):
+    with pytest.raises(wif_store.errors.WifError, match=message):
+        wif_store.build(
+            "winogrande", tiny_models("llama"), source=rows_file, out=tmp_path / "s.zarr", **given
+        )
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("wif-store st", ["steer"]),
+        ("wif-store build --dtype f", ["float32", "float16"]),
+        ("wif-store build --task w", ["winogrande"]),
+        ("wif-store build --model g", ["gemma3-270m", "google/gemma-2-2b"]),
+        ("wif-store build --source b", ["builtin"]),
+        ("wif-store build --protocol c", ["cot"]),
+        ("wif-store score --probe sae", ["sae-logistic", "sae-k"]),
+    ],
+)
+def test_a_shell_completes(typed, completed):
+    count = str(len(typed.split()) - 1)
+    asked = {"COMP_WORDS": typed, "COMP_CWORD": count, "_WIF_STORE_COMPLETE": "complete_bash"}
     script = "import sys; sys.argv[0] = 'wif-store'; from wif_store.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | asked, check=False
     )
-    assert done.stdout.split() == ["steer"]
+    assert done.stdout.split() == completed
 
 
 def test_a_build_into_a_log_names_its_phases(tiny_models, rows_file, tmp_path):

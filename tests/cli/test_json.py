@@ -106,6 +106,14 @@ def test_an_error_is_an_object_and_a_line(command):
     assert run(*command).stdout == ""
 
 
+@pytest.mark.parametrize("command", [("info", "s.zarr", "--deep"), ("build", "--dtype", "int4"), ("pull",)])
+def test_an_error_of_usage_is_one_too(command):
+    done = run(*command, "--json")
+    assert done.returncode == 2
+    found = checked("error", done.stdout)
+    assert done.stderr == f"error: {found['message']}\n"
+
+
 def test_an_error_before_the_command_and_one_after_it_is_one_object(store, tmp_path, tiny_models, rows):
     checked("error", run("--config", tmp_path / "absent.toml", "info", store, "--json").stdout)
     (tmp_path / "out" / "steering.png").mkdir(parents=True)

@@ -45,6 +45,7 @@ def test_the_number_of_threads_is_recorded_apart_and_may_be_given(tiny_models, t
 
 def test_no_more_threads_run_than_this_process_may_use(tiny_models, threads, monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 1)
+    torch.set_num_threads(2)
     assert open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu").model["threads"] == 1
 
 
@@ -124,3 +125,10 @@ def test_an_opener_lends_one_model_to_many_protocols(tiny_models):
     assert one.extract.model is other.extract.model
     assert other.extract.protocol.name == "aligned"
     assert opener(TASK.protocol("aligned")) is other
+
+
+def test_no_more_threads_run_than_slurm_grants(tiny_models, threads, monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    torch.set_num_threads(2)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu").model["threads"] == 1

@@ -100,7 +100,7 @@ def test_the_switch_is_found_whatever_the_configuration_says(guess, longrope):
 def test_a_decoder_that_takes_no_positions_is_believed(longrope, monkeypatch):
     from wif_store.extract import trials
 
-    monkeypatch.setattr(trials, "_takes_trees", lambda decoder: False)
+    monkeypatch.setattr(trials, "_takes_trees", lambda decoder, alone: False)
     model = load(locate(str(longrope[0])), device="cpu", dtype="float32")
     assert not model.decoder.trees
     assert model.decoder.switch == SWITCH

@@ -84,3 +84,24 @@ def test_one_layer_is_what_is_fetched(hub: Hub, tmp_path: Path, per_class: int) 
         hub.log.clear()
         client(hub, f"OPTIONS = {{}}\n{STREAM}", tmp_path)
         assert hub.log.sent() <= layer * 1.1 + 3 * 5 * 2**20
+
+
+CHANGED = f"""
+import json, sys
+from huggingface_hub import HfApi
+from wif_store import open_store
+store = open_store("hf://datasets/{REPO}/zarr/winogrande.zarr")
+at = dict(path_in_repo="zarr/winogrande.zarr/test/success/c/0", repo_id="{REPO}", repo_type="dataset")
+HfApi().upload_file(path_or_fileobj=b"another store", **at)
+print(json.dumps(store.success("test").tolist()))
+"""
+
+
+def test_a_store_that_is_open_does_not_see_what_is_pushed_later(hub: Hub, tmp_path: Path) -> None:
+    path = make_store(tmp_path / "w.zarr")
+    assert wif(hub, "push", path).returncode == 0
+    env = hub.environ(PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGED], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == f"{open_store(path).success('test').tolist()}\n", done.stderr

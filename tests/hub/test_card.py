@@ -67,7 +67,7 @@ def test_one_list_of_columns(made: Callable[[str], Path]) -> None:
     assert names == [*wanted, *(f"resid_post_0{layer}" for layer in range(4))]
     card = render_card(REPO, [Published(store.manifest, 0)])
     assert [feature["name"] for feature in head(card)["dataset_info"][0]["features"]] == names
-    rows = card.partition("## What a row is")[2].partition("Residuals are")[0]
+    rows = card.partition("## What is in it")[2].partition("Residuals are")[0]
     assert re.findall(r"^\| `(\w+)`", rows, re.MULTILINE) == [*wanted, "resid_post_00"]
 
 

@@ -211,6 +211,7 @@ def saes(tmp_path_factory):
     return str(folder / "at_{layer}")
 
 
+@pytest.mark.extras
 def test_an_sae_is_read_at_the_layers_it_is_there_for(saes):
     store = memory_store(strength=2.0)
     results = score(store, "sae-k", sae=saes)
@@ -228,6 +229,7 @@ def test_an_sae_is_read_at_the_layers_it_is_there_for(saes):
         score(store, "sae-k", sae=saes.replace("at_", "elsewhere_"))
 
 
+@pytest.mark.extras
 def test_features_are_pooled_over_the_tokens_of_a_sequence(saes):
     plain = memory_store()
     for split in plain.residuals[2]:
@@ -244,6 +246,7 @@ def test_features_are_pooled_over_the_tokens_of_a_sequence(saes):
         with_sae(plain, saes, "sum")
 
 
+@pytest.mark.extras
 def test_sae_probes_without_an_sae_and_the_other_way_round(saes):
     with pytest.raises(ScoreError, match="name one with --sae"):
         score(memory_store(), "sae-k")
@@ -263,6 +266,7 @@ def test_a_planted_feature_is_found_alone():
     assert roc_auc_score(held[1], probe.decision_function(held[0])) >= 0.99
 
 
+@pytest.mark.extras
 def test_probes_may_read_sae_features_of_a_users_own(saes):
     class Mine(LogisticRegression):
         reads = "sae"

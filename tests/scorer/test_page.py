@@ -15,6 +15,8 @@ from wif_store.scorer.results import CONFIDENCE, Shown
 from wif_store.scorer.run import evaluate, score
 from wif_store.scorer.steered import MEANS, RANDOM, Dose, Effect, Steering, verdict_of
 
+pytestmark = pytest.mark.extras
+
 LINES = "figure[data-chart=layers] svg path.line"
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\">",

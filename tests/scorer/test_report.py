@@ -305,7 +305,6 @@ def test_a_folder_that_holds_files_called_as_libraries_are_runs_none_of_them(tmp
     [
         (["stores", "--task", "winogrande"], "no store of task 'winogrande'; found boolq, piqa"),
         (["nowhere"], "nowhere holds no store"),
-        (["stores", "--compare", "notes"], "--compare 'notes' is not known"),
         (["stores", "--layers", "5-2"], "--layers is '5-2'"),
         (["stores", "--predictions", "p.csv", "--layers", "1"], "--layers, --seeds and --cross-task are for"),
         (["stores", "--out", "file/below"], "--out file/below cannot be written"),

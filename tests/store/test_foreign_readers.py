@@ -17,6 +17,8 @@ from wif_store.format.schema import ARRAYS as EVERY
 from wif_store.format.schema import COORDINATES, PROMPT_END, SPLITS, columns
 from wif_store.store.reader import open_store
 
+pytestmark = pytest.mark.extras
+
 RESIDUALS = ("final_token", "sequence")
 ARRAYS = {name: spec for name, spec in EVERY.items() if name != PROMPT_END}
 """Those of a store of choices."""

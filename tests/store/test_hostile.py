@@ -208,6 +208,8 @@ def test_links_and_devices_are_refused(kind, url, store_copy, tmp_path):
     elif kind == "dangling":
         path.unlink()
         path.symlink_to(tmp_path / "nowhere")
+    elif not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes in folders on this system")
     else:
         path.unlink()
         os.mkfifo(path)

@@ -199,6 +199,7 @@ def test_a_chunk_that_lies_is_refused_though_the_manifest_names_it(at, copy, mon
         open_store(copy).read_sequences(5, "train")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_who_has_read_may_fork_and_read(copy, monkeypatch):
     monkeypatch.setattr(residuals, "_threads", lambda: 2)

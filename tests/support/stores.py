@@ -16,7 +16,7 @@ from wif_store.tasks import get_task
 from wif_store.tasks.rows import load_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from wif_store.format.schema import Example
@@ -55,10 +55,25 @@ MODEL = {
 
 
 class MadeUp:
-    """Answers by hash; bfloat16 residuals that depend on the id alone and compress about as real ones do."""
+    """Answers by hash; bfloat16 residuals that depend on the id alone and compress about as real ones do.
 
-    def __init__(self, layers: int, sequence_layers: int, d_model: int, tokens: int, seed: int) -> None:
+    With a signal, successes lie so many standard deviations from the middle along one direction, and failures
+    as many to the other side: in the middle layers, and less so in those before and after.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        sequence_layers: int,
+        d_model: int,
+        tokens: int,
+        seed: int,
+        gold: Mapping[str, int],
+        signal: float,
+    ) -> None:
         self.shape, self.tokens, self.seed = (layers, sequence_layers, d_model), tokens, seed
+        self.gold = gold
+        self.signal = signal * np.sin(np.pi * (np.arange(layers) + 1) / (layers + 1))[:, None] * d_model**-0.5
 
     def __call__(self, requests: Sequence[Request]) -> list[Record]:
         return [self._record(request) for request in requests]
@@ -71,7 +86,8 @@ class MadeUp:
         prediction = digest[1] % len(request.pairs)
         logprobs = -1.0 - random.random(len(request.pairs))
         logprobs[prediction] = -0.5
-        final = _bfloat16(random, (layers, d_model))
+        success = prediction == self.gold[request.id]
+        final = _bfloat16(random, (layers, d_model), self.signal if success else -self.signal)
         sequence = _bfloat16(random, (sequence_layers, length, d_model))
         for i in range(sequence_layers):
             sequence[i, -1] = final[i * layers // sequence_layers]
@@ -89,8 +105,8 @@ class MadeUp:
         )
 
 
-def _bfloat16(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    values = random.standard_normal(shape, np.float32) * np.exp2(np.arange(shape[-1]) % 7)
+def _bfloat16(random: np.random.Generator, shape: tuple[int, ...], shift: Any = 0.0) -> np.ndarray:
+    values = (random.standard_normal(shape, np.float32) + shift) * np.exp2(np.arange(shape[-1]) % 7)
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
@@ -104,6 +120,7 @@ def make_store(
     d_model: int = 64,
     tokens: int = 6,
     seed: int = 0,
+    signal: float = 0.0,
     **model: Any,
 ) -> Path:
     """Build a store of ``2 * per_class`` made-up examples; ``model`` changes what it says of the model."""
@@ -111,8 +128,10 @@ def make_store(
     rows = out.with_name(f"{task}.rows.jsonl")
     rows.write_text("".join(json.dumps(ROWS[task](i)) + "\n" for i in range(8 * per_class + 40)))
     definition = get_task(task)
+    source = load_source(definition, str(rows))
+    gold = {candidate.id: candidate.gold for candidate in source.candidates}
     engine = Engine(
-        extract=MadeUp(layers, sequence_layers, d_model, tokens, seed),
+        extract=MadeUp(layers, sequence_layers, d_model, tokens, seed, gold, signal),
         model={**MODEL, "n_layers": layers, "d_model": d_model, **model},
         batching={"examples": 64, "tokens": 4096},
         versions={"made-up": "1"},
@@ -121,7 +140,7 @@ def make_store(
         d_model=d_model,
     )
     settings = Settings(definition, definition.protocol("aligned"), per_class, seed=seed)
-    build_store(settings, load_source(definition, str(rows)), engine, out)
+    build_store(settings, source, engine, out)
     return out
 
 

@@ -72,6 +72,11 @@ class SplitScan:
     predictions: list[np.ndarray] = field(default_factory=list)
     mass: list[np.ndarray] = field(default_factory=list)
 
+    @property
+    def most(self) -> int:
+        """How many candidates are counted at most: those that a full split has left are not needed."""
+        return self.tally.seen if self.ended else self.tally.total
+
     def name(self, number: int) -> str:
         """What a block is called."""
         return f"{self.split}-{number:06d}"

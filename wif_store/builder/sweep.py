@@ -9,9 +9,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from wif_store.builder.selection import visit_order
-from wif_store.errors import TaskError
+from wif_store.errors import TaskError, printable
 from wif_store.tasks.rows import load_source
 
 if TYPE_CHECKING:
@@ -157,14 +158,14 @@ def table(estimates: Iterable[Estimate], dtype: str) -> Table:
         made.add_column(head, justify="right")
     ratio = STORED if dtype == "bfloat16" else 1.0
 
-    def line(model: str, task: str, part: list[Estimate], each: str) -> tuple[str, ...]:
+    def line(model: str | Text, task: str, part: list[Estimate], each: str) -> tuple[str | Text, ...]:
         least, most = sum(e.tokens_least for e in part), sum(e.tokens_most for e in part)
         raw = sum(e.raw for e in part) / 1e6
         run = f"{most:,.0f}" if least == most else f"{least:,.0f} to {most:,.0f}"
         return model, task, f"{sum(e.kept for e in part):,}", each, run, f"{raw:,.1f}", f"{ratio * raw:,.1f}"
 
     for e in rows:
-        name = model_name(e.job.model)
+        name = Text(printable(model_name(e.job.model)))
         made.add_row(*line(name, e.job.settings.task.name, [e], f"{e.tokens_each:,.0f}"))
     made.add_section()
     made.add_row(*line(f"{len(rows)} stores", "", rows, ""))

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-from joblib import cpu_count
 
 from wif_store.builder.blocks import Judged
 from wif_store.builder.shards import Shard, ShardJob, write_shard
+from wif_store.processors import processors
 from wif_store.records import Lengths, Stream
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class LocalWorkers:
 
     def __init__(self, extract: Extract) -> None:
         self._extract = extract
-        self._threads = min(MOST_THREADS, int(cpu_count()))
+        self._threads = min(MOST_THREADS, processors())
         self._journals = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="shard")
         self._encoders = ThreadPoolExecutor(self._threads, thread_name_prefix="encode")

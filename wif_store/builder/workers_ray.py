@@ -19,12 +19,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from joblib import cpu_count
-
 from wif_store.builder.journal import Journal
 from wif_store.builder.shards import write_shard
 from wif_store.builder.workers import Outcome
 from wif_store.errors import BuildError, ModelError, WifError, one_line
+from wif_store.processors import processors
 from wif_store.records import Engine, Lengths
 
 if TYPE_CHECKING:
@@ -222,7 +221,7 @@ def _connect(address: str | None, workers: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
         ray.init(
-            num_cpus=max(workers, int(cpu_count())),
+            num_cpus=max(workers, processors()),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE,
             **quiet,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,7 +20,7 @@ from wif_store.cli.steer import steer_command
 from wif_store.errors import StoreError, WifError, printable
 
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain text: half the time, and an error is a line
 )
@@ -27,6 +28,10 @@ app = typer.Typer(
 Store = Annotated[
     Path, typer.Argument(help="A store: a folder that `wif-store build` wrote.", metavar="STORE")
 ]
+
+
+INTERRUPTED: Final = 130
+"""The exit status of a command that Ctrl-C stopped."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,10 +66,13 @@ def options(
 ) -> None:
     """Residual-stream activations with success labels: build, check, publish and score them."""
     from wif_store.cli.config import read_config
-    from wif_store.cli.progress import be_quiet
+    from wif_store.progress import be_quiet
 
     be_quiet(quiet)
     ctx.obj = {"verbose": verbose}
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        return
     if "--help" in sys.argv[1:]:
         return
     ctx.default_map = read_config(config, ctx.command.commands)  # type: ignore[attr-defined]
@@ -127,8 +135,9 @@ def verify(
 
     report = verify_store(store)
     if not as_json:
-        typer.echo(f"{store}: {report.files} files, {report.size / 1e6:.1f} MB: every checksum holds")
-        typer.echo(f"{store}: {report.examples} examples: {report.invariants} invariants hold")
+        name = printable(str(store))
+        typer.echo(f"{name}: {report.files} files, {report.size / 1e6:.1f} MB: every checksum holds")
+        typer.echo(f"{name}: {report.examples} examples: {report.invariants} invariants hold")
     found = None
     if recompute:
         from wif_store.extract.recompute import recompute as recompute_sample
@@ -139,7 +148,7 @@ def verify(
         again = None if found is None else {**asdict(found), "labels": found.labels}
         print_json("verify", {"path": str(store), **asdict(report), "recomputed": again})
     elif found is not None:
-        typer.echo(f"{store}: {found}")
+        typer.echo(printable(f"{store}: {found}"))
 
 
 @app.command(cls=Grouped)
@@ -224,16 +233,23 @@ app.add_typer(sae_app, name="sae")
 
 
 def main() -> None:
-    """Run the command line: our own errors are one line on standard error and exit status 1."""
+    """Run the command line: an error is one line on standard error, and exit status 1, or 2 for its usage."""
     try:
-        app()
+        status = app(standalone_mode=False) or 0
     except WifError as error:
-        print_error(error)
-        typer.echo(f"error: {printable(str(error))}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
+        status = 1
+        print_error(type(error).__name__, str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        status = 1
+        print_error("OSError", "there is no space left to write to: free some, then run the same command")
+    except typer.TyperException as error:
+        status = error.exit_code
+        print_error("UsageError", error.format_message())
+    if status == INTERRUPTED:
         typer.echo("stopped: run the same command to go on", err=True)
-        sys.exit(130)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wif_store.errors import WifError, printable
+from wif_store.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,9 @@ def print_json(name: str, content: Mapping[str, Any]) -> None:
     typer.echo(json.dumps({"schema": f"wif-store-{name}", "schema_version": VERSION, **content}, default=str))
 
 
-def print_error(error: WifError) -> None:
-    """Print an error as an object, where one is asked for; the error may come before options are read."""
+def print_error(kind: str, message: str) -> None:
+    """Print an error as a line, and as an object where one is asked for, whatever else was read."""
+    line = printable(message)
     if "--json" in sys.argv[1:]:
-        print_json("error", {"error": type(error).__name__, "message": printable(str(error))})
+        print_json("error", {"error": kind, "message": line})
+    typer.echo(f"error: {line}", err=True)

@@ -18,9 +18,9 @@ from rich.table import Column
 from wif_store.api import is_built, open_model
 from wif_store.builder.pipeline import Progress, build_store
 from wif_store.builder.sweep import estimate, table
-from wif_store.cli.progress import bars, error_console, say, working
 from wif_store.cli.store import describe_selection
 from wif_store.errors import BuildError, ModelError, WifError, printable
+from wif_store.progress import bars, error_console, say, working
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,9 +101,28 @@ def run_build(console: Console, job: Job, opened: Opened, options: BuildOptions)
     if report.already_built:
         text = f"{job.out} is already built with these settings"
     else:
-        text = describe_selection(report.selection, report.out, job.settings.protocol.name)
+        text = describe_selection(
+            report.selection,
+            report.out,
+            aligned=_may_be_aligned(job, chat=options.chat_template),
+            reasoning=_reasoning(engine.model, job.settings.protocol.outcome),
+        )
     say(console, text)
     return built | {"already_built": report.already_built}
+
+
+def _may_be_aligned(job: Job, *, chat: bool) -> bool:
+    """Whether the task could have been asked in its protocol ``aligned``, and was not."""
+    used = job.settings.protocol.name
+    return used != "aligned" and any(
+        p.name == "aligned" and (not chat or p.site == "context") for p in job.settings.task.protocols
+    )
+
+
+def _reasoning(model: Mapping[str, Any], outcome: str) -> str:
+    """What becomes of a template's block of reasoning, where answers are scored and not written."""
+    template = model.get("chat_template") or {}
+    return str(template.get("reasoning", "none")) if outcome == "choice" else "none"
 
 
 def _estimated(one: Estimate) -> dict[str, Any]:
@@ -168,7 +187,7 @@ def _refused(constant: str) -> None:
 def _bars(console: Console, name: str) -> Iterator[Progress]:
     one_line = Column(no_wrap=True, overflow="ignore")
     columns = (
-        TextColumn("{task.description}", table_column=one_line),
+        TextColumn("{task.description}", markup=False, table_column=one_line),
         # The bar takes what room the numbers leave.
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(table_column=one_line),
@@ -197,11 +216,7 @@ class _Bars(Progress):
         if None not in wanted:
             pairs += f" of {sum(n or 0 for n in wanted):,}"
         done = sum(tally.seen for tally in tallies)
-        # The candidates that a full split has left are not needed.
-        total = sum(
-            tally.seen if part.ended else tally.total
-            for part, tally in zip(parts.values(), tallies, strict=True)
-        )
+        total = sum(part.most for part in parts.values())
         self._bars.update(self._scan, completed=done, total=total, note=f"{rate}{pairs} pairs")
 
     def writing(self, done: int, total: int) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from wif_store.cli import choices
 from wif_store.cli.as_json import AsJson, print_json
 from wif_store.tasks import names
 
@@ -23,6 +24,7 @@ def build_command(
         typer.Option(
             help=f"{', '.join(names())}, or all; lm_eval/NAME of the harness (`wif-store tasks` lists them); "
             "or your own rows: a file, a folder, a glob or a dataset on the Hub.",
+            autocompletion=choices.tasks,
             rich_help_panel=START,
         ),
     ] = None,
@@ -31,6 +33,7 @@ def build_command(
         typer.Option(
             help="gemma3-270m (embedded), a Hub id or id@revision, a folder or a .gguf file; repeat for "
             "more. Default: google/gemma-2-2b",
+            autocompletion=choices.models,
             show_default=False,
             rich_help_panel=START,
         ),
@@ -41,6 +44,7 @@ def build_command(
             help="builtin; a .jsonl, .json, .csv, .tsv or .parquet file (.gz too), or a folder or glob of "
             "Parquet; a save_to_disk FOLDER or FOLDER:SPLIT; a dataset on the Hub: ID, ID:SPLIT or "
             "ID@REVISION:CONFIG/SPLIT. {task} stands for the task. Default: the task's own dataset.",
+            autocompletion=choices.sources,
             show_default=False,
             rich_help_panel=START,
         ),
@@ -71,6 +75,7 @@ def build_command(
         str | None,
         typer.Option(
             help="aligned, mcq, cot or paper. Default: the task's first, which is aligned for ours.",
+            autocompletion=choices.protocols,
             show_default=False,
             rich_help_panel=TASK,
         ),
@@ -149,7 +154,7 @@ def build_command(
         ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Of the forward pass: bfloat16, float32 or float16.", rich_help_panel=MODEL)
+        choices.Dtype, typer.Option(help="Of the forward pass.", rich_help_panel=MODEL)
     ] = "bfloat16",
     chat_template: Annotated[
         bool,
@@ -170,10 +175,8 @@ def build_command(
         ),
     ] = False,
     splits: Annotated[
-        str,
-        typer.Option(
-            help="seeded, or published: the split that the source carries.", rich_help_panel=SELECTION
-        ),
+        choices.Splits,
+        typer.Option(help="Drawn by the seed, or as the source carries them.", rich_help_panel=SELECTION),
     ] = "seeded",
     seed: Annotated[
         int, typer.Option(help="Fixes which examples are kept, and their splits.", rich_help_panel=SELECTION)
@@ -221,7 +224,8 @@ def build_command(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local, or ray: work for many processes or machines.", rich_help_panel=MACHINE)
+        choices.Engine,
+        typer.Option(help="This process, or Ray's on many machines.", rich_help_panel=MACHINE),
     ] = "local",
     ray_address: Annotated[
         str | None,

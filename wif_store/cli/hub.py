@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from wif_store.cli.progress import bars, by_name, error_console, say
 from wif_store.errors import PublishError, printable
 from wif_store.format.schema import MANIFEST
 from wif_store.hub import pull, push
+from wif_store.progress import bars, by_name, error_console, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from wif_store.cli.progress import bar
 from wif_store.errors import printable
+from wif_store.progress import bar
 
 sae_app = typer.Typer(
-    no_args_is_help=True,
     rich_markup_mode=None,
     help="Train a sparse autoencoder on stores, for features to probe.",
 )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wif_store.cli import choices
 from wif_store.cli.as_json import AsJson, print_json
-from wif_store.cli.explain import predicted
 from wif_store.errors import ScoreError, one_line, printable
 
 if TYPE_CHECKING:
@@ -29,13 +29,17 @@ def score_command(
         list[str],
         typer.Argument(help="Stores, folders of stores, or Hub datasets (OWNER/NAME).", metavar="STORE..."),
     ],
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeat for more.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task; repeat for more.", autocompletion=choices.tasks),
+    ] = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(
             help="paper-logistic, logistic, mean-difference, lda, mean-token, attention, ensemble, "
             "sae-logistic, sae-k, or module:factory of a scikit-learn estimator; repeat for more. [default: "
-            "logistic]"
+            "logistic]",
+            autocompletion=choices.probes,
         ),
     ] = None,
     layers: Annotated[
@@ -91,7 +95,8 @@ def score_command(
         ),
     ] = None,
     sae_pool: Annotated[
-        str, typer.Option(help="Which tokens' features: final, or the mean or max over all.")
+        choices.Pool,
+        typer.Option(help="Which tokens' features: the final one's, or the mean or max over all."),
     ] = "final",
     site: Annotated[
         list[str] | None,
@@ -100,7 +105,9 @@ def score_command(
             "answer, such as 0.25; repeat to compare. [default: final_token]"
         ),
     ] = None,
-    compare: Annotated[str | None, typer.Option(help="'paper': the published Figure 1 beside ours.")] = None,
+    compare: Annotated[
+        choices.Compare | None, typer.Option(help="The published Figure 1 beside ours.")
+    ] = None,
     cross_task: Annotated[
         bool, typer.Option("--cross-task", help="Also train on each task, test on all.")
     ] = False,
@@ -115,9 +122,6 @@ def score_command(
     from wif_store.scorer.tables import to_text
     from wif_store.store.reader import open_store
 
-    if compare not in (None, "paper"):
-        msg = f"--compare {compare!r} is not known; expected 'paper'"
-        raise ScoreError(msg)
     if (predictions or explanation) and not probe and (layers or cross_task or seeds != 1):
         msg = "--layers, --seeds and --cross-task are for probes: add --probe, or leave them out"
         raise ScoreError(msg)
@@ -140,13 +144,20 @@ def score_command(
             confidence,
             site=one,
             sae=sae,
-            sae_pool=sae_pool,  # type: ignore[arg-type]  # refused if it is none
+            sae_pool=sae_pool,
             bootstrap_draws=bootstrap,
         )
     asked: dict[str, Any] = {}
     if explanation:
-        found, asked = predicted(
-            opened, explanation, predictor or "gemma3-270m", questions, chat=predictor_chat
+        from wif_store.explainer.run import ask
+
+        found, asked = ask(
+            opened,
+            explanation,
+            predictor or "gemma3-270m",
+            questions=questions,
+            chat=predictor_chat,
+            progress=True,
         )
         given += found
     elif questions is not None or predictor or predictor_chat:
@@ -164,7 +175,7 @@ def score_command(
             subset=subset or questions is not None,
             site=one,
             sae=sae,
-            sae_pool=sae_pool,  # type: ignore[arg-type]  # refused if it is none
+            sae_pool=sae_pool,
             bootstrap_draws=bootstrap,
             cross_task=cross_task,
         )
@@ -185,7 +196,7 @@ def score_command(
         if out is not None:
             with _writing(out):
                 draw_positions(every, out / "positions.png")
-            typer.echo(f"\nWrote positions.png to {out}", err=as_json)
+            typer.echo(printable(f"\nWrote positions.png to {out}"), err=as_json)
     if as_json:
         print_json("score", {"sites": {one: results.to_json() for one, results in every.items()}})
 
@@ -204,7 +215,7 @@ def write_results(
 
     with _writing(folder):
         names = write(results, folder, command=shlex.join(["wif-store", *sys.argv[1:]]), paper=paper)
-        typer.echo(f"\nWrote {', '.join(names[:-1])} and {names[-1]} to {folder}", err=quiet)
+        typer.echo(printable(f"\nWrote {', '.join(names[:-1])} and {names[-1]} to {folder}"), err=quiet)
         if probes:
             count = len(save_probes(results, folder / PROBES))
             of = ", ".join(dict.fromkeys(one.probe for one in results.weights))

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from wif_store.cli import choices
 from wif_store.cli.as_json import AsJson, print_json
-from wif_store.cli.progress import bars_by_name
 from wif_store.cli.score import check_writable, find_stores, write_results
 from wif_store.errors import SteerError, printable
+from wif_store.progress import bars_by_name
 
 
 def steer_command(
@@ -22,7 +23,8 @@ def steer_command(
         str,
         typer.Option(
             help="What gives the direction: a linear probe by name; sae:SPEC for the feature of an SAE that "
-            "tells most, sae:SPEC#NUMBER for one; a .safetensors of `score --save-probes`; a .npy."
+            "tells most, sae:SPEC#NUMBER for one; a .safetensors of `score --save-probes`; a .npy.",
+            autocompletion=choices.probes,
         ),
     ] = "logistic",
     layer: Annotated[
@@ -40,7 +42,8 @@ def steer_command(
         ),
     ] = None,
     at: Annotated[
-        str, typer.Option(help="Where: all tokens, or the final one of the context, before the answer.")
+        choices.At,
+        typer.Option(help="Where: all tokens, or the final one of the context, before the answer."),
     ] = "all",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the direction out instead.")] = False,
     examples: Annotated[
@@ -84,7 +87,7 @@ def steer_command(
             probe,
             layer=layer,
             strengths=strengths,
-            at=at,  # type: ignore[arg-type]  # refused if it is neither
+            at=at,
             ablate=ablate,
             examples=examples,
             site=site,

@@ -24,8 +24,24 @@ SITES: Final = {
 }
 
 
-def describe_selection(selection: Mapping[str, Any], out: str, protocol: str) -> str:
-    """What a build found and kept, in a few lines; a warning where one answer is given to nearly all."""
+REASONING: Final = {
+    "open": "ends inside an open block of reasoning, where the answers were scored",
+    "skipped": "leaves out the block of reasoning that it puts before an answer",
+}
+"""What a warning says of a prompt, by ``reasoning`` of the chat template."""
+
+
+def describe_selection(
+    selection: Mapping[str, Any], out: str, *, aligned: bool = False, reasoning: str = "none"
+) -> str:
+    """What a build found and kept, in a few lines, with warnings.
+
+    Args:
+        selection: The section of the manifest.
+        out: Where the store is.
+        aligned: Whether the task has a protocol ``aligned`` that could be used and was not.
+        reasoning: What the chat template says of its block of reasoning, if there was one.
+    """
     shares = ", ".join(f"{share:.1%}" for share in selection["answer_shares"])
     shares = f"; share of each answer: {shares}" if shares else ""
     lines = [
@@ -41,7 +57,7 @@ def describe_selection(selection: Mapping[str, Any], out: str, protocol: str) ->
         lines.append(f"  the scored answers have {mass:.1%} of the probability at their first token")
     most = max(selection["answer_shares"], default=0)
     if most > LOPSIDED:
-        other = "a larger model" if protocol == "aligned" else "--protocol aligned or a larger model"
+        other = "--protocol aligned or a larger model" if aligned else "a larger model"
         lines.append(
             f"  warning: one answer is given to {most:.0%} of the examples, so success says little about "
             f"what the model knows; try {other}"
@@ -50,6 +66,11 @@ def describe_selection(selection: Mapping[str, Any], out: str, protocol: str) ->
         lines.append(
             "  warning: the model would rather say something else than any of the scored answers; "
             "try another protocol or template"
+        )
+    if reasoning in REASONING:
+        lines.append(
+            f"  warning: the chat template's prompt {REASONING[reasoning]}; see whether it takes an argument "
+            "that closes it, as in --template enable_thinking=false"
         )
     return "\n".join(lines)
 

@@ -9,6 +9,15 @@ from torch import nn
 from wif_store.errors import ModelError
 
 
+def decoder_of(causal_lm: Any) -> Any:
+    """What a model itself calls its decoder: tokens in, states after the final norm out.
+
+    The text model of Llama 4 calls itself so, head and all; its decoder has the usual name.
+    """
+    found = causal_lm.get_decoder() if hasattr(causal_lm, "get_decoder") else causal_lm
+    return getattr(causal_lm, "model", found) if found is causal_lm else found
+
+
 def layers_within(module: nn.Module, count: int) -> dict[str, nn.ModuleList]:
     """The outermost module lists of a length, by name: lists of experts lie inside of layers."""
     lists = {name: m for name, m in module.named_modules() if isinstance(m, nn.ModuleList)}
@@ -27,7 +36,7 @@ def find_layers(causal_lm: Any, count: int) -> nn.ModuleList:
     Raises:
         ModelError: If no list, or more than one, can be the layers; says what was looked at.
     """
-    decoder = causal_lm.get_decoder() if hasattr(causal_lm, "get_decoder") else causal_lm
+    decoder = decoder_of(causal_lm)
     found = layers_within(decoder, count)
     if len(found) != 1:
         lists = {name: m for name, m in decoder.named_modules() if isinstance(m, nn.ModuleList)}

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from wif_store.errors import ModelError
 from wif_store.extract.float32_linear import needs_float32, piece_rows, pieces
+from wif_store.extract.layers import decoder_of
 from wif_store.extract.transfer import to_device
 
 if TYPE_CHECKING:
@@ -177,16 +178,22 @@ def find_head(causal_lm: Any, config: Any) -> Head:
     if not isinstance(module, nn.Linear):
         msg = f"the output embeddings of {name} are {type(module).__name__}; expected one linear map"
         raise ModelError(msg)
-    ids = torch.arange(1, 5, device=causal_lm.device)[None]
-    states = causal_lm.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    theirs = causal_lm(input_ids=ids, use_cache=False).logits
+    seen: list[torch.Tensor] = []
+    handle = decoder_of(causal_lm).register_forward_hook(
+        lambda decoder, inputs, output: seen.append(output.last_hidden_state)
+    )
+    try:
+        ids = torch.arange(1, 5, device=causal_lm.device)[None]
+        theirs = causal_lm(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
     softcap = getattr(config, "final_logit_softcapping", None)
     given = [(getattr(config, setting, None), power) for setting, power in SCALES]
     scales = [float(value) ** power for value, power in given if isinstance(value, int | float) and value > 0]
     # What the configuration says comes first: a factor near 1 is within rounding of none.
     for scale in (*scales, 1.0):
         head = Head(module, softcap, scale)
-        if _same_logits(head.logits(states), theirs):
+        if any(_same_logits(head.logits(states), theirs) for states in seen):
             return head
     msg = (
         f"the logits of {name} are not its output embedding of the decoder's last state (nor that with a "

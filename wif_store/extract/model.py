@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import joblib
 import torch
 
 from wif_store.errors import ModelError, first_line
 from wif_store.extract.attention import keep_soft_capping
 from wif_store.extract.checkpoint import load_tokenizer
 from wif_store.extract.float32_linear import needs_float32, use_float32
-from wif_store.extract.layers import find_layers
+from wif_store.extract.layers import decoder_of, find_layers
 from wif_store.extract.lm_head import find_head
 from wif_store.extract.memory import memory_errors
 from wif_store.extract.norms import shorten
 from wif_store.extract.trials import as_decoder
 from wif_store.extract.weights import load_weights
+from wif_store.processors import processors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +97,7 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
         layers = find_layers(causal_lm, config.num_hidden_layers)
         head = find_head(causal_lm, config)
         named = context_length_of(config)
-        decoder = as_decoder(causal_lm.get_decoder(), config, layers[-1], named)
+        decoder = as_decoder(decoder_of(causal_lm), config, layers[-1], named)
     vocabulary = min(head.vocabulary, len(causal_lm.get_input_embeddings().weight))
     _check_tokenizer(located.name, tokenizer, vocabulary)
     return Model(
@@ -143,7 +143,15 @@ def use_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
         msg = f"the number of threads is {threads}; expected at least 1"
         raise ModelError(msg)
-    torch.set_num_threads(threads or min(torch.get_num_threads(), joblib.cpu_count()))
+    torch.set_num_threads(threads or min(torch.get_num_threads(), processors()))
+
+
+def recorded_device(device: str, dtype: str) -> str | None:
+    """What a store would say of a device; None where there is no such device or type."""
+    try:
+        return describe_device(torch.device(device), DTYPES[dtype])
+    except (RuntimeError, AssertionError, KeyError):
+        return None
 
 
 def _moved(causal_lm: Any, device: str) -> Any:

@@ -79,6 +79,10 @@ def recompute(
         ModelError: If the model cannot be had, or is not the recorded revision.
         SourceError: If the rows cannot be had, or are not the recorded ones.
         DamageError: If something differs by more than rounding does; the first such example is named.
+
+    Example::
+
+        print(wif_store.recompute(store, 4, model="gemma3-270m", source="builtin"))
     """
     loaded = load_recorded(store, model)
     tolerance = TOLERANCES[store.manifest.model["dtype"]]

@@ -48,11 +48,13 @@ def as_decoder(module: Any, config: Any, last: nn.Module, context_length: int | 
     Raises:
         ModelError: If a token's state depends on the tokens after it, or on other rows of a batch.
     """
-    decoder = _with_trees(module, _windows(config)) or Decoder(module, {}, mapping=False, trees=False)
-    _check_alone(decoder)
+    plain = Decoder(module, {}, mapping=False, trees=False)
+    alone = _alone(plain)
+    decoder = _with_trees(module, _windows(config), alone) or plain
+    _check_alone(decoder, alone)
     parts = dict(last.named_modules())
     sparing = replace(decoder, tokenwise=tuple(parts[name] for name in TOKENWISE if name in parts))
-    return with_lengths(sparing if _may_spare(sparing) else decoder, config, context_length)
+    return with_lengths(sparing if _may_spare(sparing, alone) else decoder, config, context_length)
 
 
 def _windows(config: Any) -> dict[str, int | None] | None:
@@ -67,25 +69,32 @@ def _windows(config: Any) -> dict[str, int | None] | None:
     return {kind: known[kind] for kind in sorted(kinds)} if kinds <= known.keys() else None
 
 
-def _with_trees(module: Any, windows: dict[str, int | None] | None) -> Decoder | None:
+@torch.inference_mode()
+def _alone(decoder: Decoder) -> list[torch.Tensor]:
+    """The states of each sequence, run by itself: what all trials compare with."""
+    device = decoder.module.device
+    return [decoder.states(pad([grow([sequence])], device))[0] for sequence in TRIAL]
+
+
+def _with_trees(
+    module: Any, windows: dict[str, int | None] | None, alone: list[torch.Tensor]
+) -> Decoder | None:
     # A model of one kind of layer may take masks by kind or one mask; the trial tells.
     masked = needs_mask(module.config)
     for mapping in (True, False) if windows and len(windows) == 1 else (True,):
         decoder = Decoder(module, windows or {}, mapping, trees=True, masked=masked)
-        if windows and _takes_trees(decoder):
+        if windows and _takes_trees(decoder, alone):
             return decoder
     return None
 
 
 @torch.inference_mode()
-def _takes_trees(decoder: Decoder) -> bool:
-    device = decoder.module.device
+def _takes_trees(decoder: Decoder, alone: list[torch.Tensor]) -> bool:
     tree = grow(TRIAL)
     try:
-        found = decoder.states(pad([tree], device))[0]
+        found = decoder.states(pad([tree], decoder.module.device))[0]
     except UNFIT:
         return False
-    alone = [decoder.states(pad([grow([sequence])], device))[0] for sequence in TRIAL]
     return all(
         relative(found[path], states) <= AGREE[states.dtype]
         for path, states in zip(tree.paths, alone, strict=True)
@@ -93,18 +102,17 @@ def _takes_trees(decoder: Decoder) -> bool:
 
 
 @torch.inference_mode()
-def _check_alone(decoder: Decoder) -> None:
-    """Compare rows of unequal length that run together, and their beginnings, with each run alone.
+def _check_alone(decoder: Decoder, alone: list[torch.Tensor]) -> None:
+    """Compare beginnings of unequal length that run together with the same tokens of each row run alone.
 
     Raises:
         ModelError: If they differ. NaN and infinity are left to the build, which names the layer.
     """
-    device = decoder.module.device
-    sequences = [sequence[:length] for sequence, length in zip(TRIAL, (6, 3, 1), strict=True)]
-    together = decoder.states(pad([grow([sequence]) for sequence in sequences], device))
-    for found, sequence in zip(together, sequences, strict=True):
-        alone = decoder.states(pad([grow([sequence])], device))[0]
-        if relative(found[: len(sequence)], alone) > DIFFER[alone.dtype]:
+    lengths = (6, 3, 1)
+    begun = [grow([sequence[:length]]) for sequence, length in zip(TRIAL, lengths, strict=True)]
+    together = decoder.states(pad(begun, decoder.module.device))
+    for found, states, length in zip(together, alone, lengths, strict=True):
+        if relative(found[:length], states[:length]) > DIFFER[states.dtype]:
             msg = (
                 f"the states of {type(decoder.module).__name__} depend on tokens that come later or on other "
                 "rows of a batch; expected a causal decoder"
@@ -113,14 +121,15 @@ def _check_alone(decoder: Decoder) -> None:
 
 
 @torch.inference_mode()
-def _may_spare(decoder: Decoder) -> bool:
+def _may_spare(decoder: Decoder, alone: list[torch.Tensor]) -> bool:
     rows = pad([grow([sequence]) for sequence in TRIAL], decoder.module.device)
-    read = rows.nodes[[0, 3, 7, -1]]
+    some = [0, 3, 7, -1]
+    read = rows.nodes[some]
     try:
         found = decoder.states(rows, read).flatten(0, 1)[read]
     except UNFIT:
         return False
-    expected = decoder.states(rows).flatten(0, 1)[read]
+    expected = torch.cat(alone)[some]
     return relative(found, expected) <= AGREE[expected.dtype]
 
 

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 from wif_store.errors import ModelError, first_line
 from wif_store.extract.checkpoint import Located, quiet, read_config
+from wif_store.extract.layers import decoder_of, layers_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,7 +57,7 @@ def _check_loaded(name: str, causal_lm: Any, found: Mapping[str, Iterable[Any]])
     Raises:
         ModelError: Likewise.
     """
-    decoder, head = causal_lm.get_decoder(), causal_lm.get_output_embeddings()
+    decoder, head = decoder_of(causal_lm), causal_lm.get_output_embeddings()
     paths = {path for path, module in causal_lm.named_modules() if module is decoder or module is head}
     needed = tuple(f"{path}." if path else "" for path in paths)
     missing = sorted(key for key in found["missing_keys"] if key.startswith(needed))
@@ -85,8 +86,6 @@ def _check_loaded(name: str, causal_lm: Any, found: Mapping[str, Iterable[Any]])
 
 def _path_of_layers(causal_lm: Any, decoder: Any) -> str:
     """What the names of the decoder layers' weights begin with: ``model.layers.``; empty where not known."""
-    from wif_store.extract.layers import layers_within
-
     count = getattr(causal_lm.config.get_text_config(decoder=True), "num_hidden_layers", 0)
     found = list(layers_within(decoder, count).values())
     paths = [path for path, module in causal_lm.named_modules() if found and module is found[0]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,21 +15,19 @@ from wif_store.format.layers import parse_layers
 from wif_store.format.schema import FINAL_TOKEN, MANIFEST, SEQUENCE
 from wif_store.hub.partial import THREADS, LayerFetch, is_part_of
 from wif_store.hub.repo import RemoteDataset, check_task_name, quiet_client, store_folder, tasks_of
+from wif_store.progress import BYTES, Told, telling
 from wif_store.storage import LocalStorage, describe, write_file
 from wif_store.store.files import check_files
 from wif_store.store.verify import verify_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from huggingface_hub import HfApi
 
     from wif_store.format.schema import Manifest
     from wif_store.hub.repo import RemoteFile
-
-PullProgress = Callable[[str, int, int], None]
-"""Called with a task, the bytes of it that are here, and the bytes that are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ def pull_dataset(
     layers: str | Sequence[int] = "all",
     revision: str = "main",
     out: str | os.PathLike[str] | None = None,
-    progress: PullProgress = lambda task, done, total: None,
+    progress: Told | bool | None = None,
     *,
     api: HfApi | None = None,
 ) -> list[Pulled]:
@@ -61,7 +58,8 @@ def pull_dataset(
             numbers. With other than all of them the result is a smaller store, which cannot be pushed.
         revision: A branch, tag or commit. All stores are of the one commit that it names now.
         out: The folder for ``{task}.zarr``; ``stores/OWNER/NAME`` where it is None.
-        progress: Told how it goes.
+        progress: Whether a bar is shown, or who is told the task, the bytes of it that are here, and those
+            that are wanted. None shows a bar in a notebook alone.
         api: The Hub's client; that of the environment where it is None.
 
     Returns:
@@ -75,17 +73,17 @@ def pull_dataset(
 
     Example::
 
-        [pulled] = pull_dataset("whyitfailed/gemma2-acts", "boolq", layers="auto")
+        [pulled] = wif_store.pull("whyitfailed/gemma2-acts", "boolq", layers="auto")
         store = wif_store.open_store(pulled.path)
     """
-    with quiet_client():
+    with quiet_client(), telling(progress, "asking the Hub", BYTES) as told:
         pull = Pull.open(RemoteDataset(repo, api), revision)
         named = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
         wanted = named or pull.tasks()
         for task in wanted or ["any task"]:
             pull.check_task(task)
         folder = Path("stores", *repo.split("/")) if out is None else Path(out)
-        return [pull.pull(task, folder / f"{task}.zarr", layers, progress) for task in wanted]
+        return [pull.pull(task, folder / f"{task}.zarr", layers, told) for task in wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,7 @@ class Pull:
         task: str,
         out: Path,
         layers: str | Sequence[int] = "all",
-        progress: PullProgress = lambda task, done, total: None,
+        progress: Told = lambda task, done, total: None,
     ) -> Pulled:
         """Fetch one store to ``out``, where nothing stands until it is complete and verified.
 
@@ -137,7 +135,7 @@ class Pull:
             task: The task.
             out: The store's folder, ``....zarr``.
             layers: The decoder layers to fetch, of final tokens and of sequences, as for ``pull_dataset``.
-            progress: Told how it goes.
+            progress: Told the task, the bytes of it that are here, and those that are wanted.
 
         Raises:
             PublishError: If the dataset has not this task, or something else stands at ``out``.
@@ -159,9 +157,7 @@ class Pull:
             raise PublishError(msg) from error
         return Pulled(task, out, fetched)
 
-    def _pull(
-        self, task: str, out: Path, work: Path, layers: str | Sequence[int], progress: PullProgress
-    ) -> int:
+    def _pull(self, task: str, out: Path, work: Path, layers: str | Sequence[int], progress: Told) -> int:
         top, fetched = store_folder(task), work / "fetched"
         with tempfile.TemporaryDirectory() as folder:
             content, manifest = self.remote.manifest(task, self.commit, self.files, Path(folder))
@@ -258,7 +254,7 @@ class _Track:
     """Counts the bytes of a store that are here; threads add to it."""
 
     task: str
-    progress: PullProgress
+    progress: Told
     total: int = 0
     _done: int = 0
     _lock: Any = field(default_factory=threading.Lock)

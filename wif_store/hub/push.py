@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +16,12 @@ from wif_store.hub.push_run import Pushed as Pushed
 from wif_store.hub.push_run import Target as Target
 from wif_store.hub.repo import RemoteDataset, quiet_client
 from wif_store.hub.staging import Staged, stage
+from wif_store.progress import BYTES, Told, telling
 from wif_store.store.reader import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from huggingface_hub import HfApi
 
     from wif_store.hub.push_plan import Plan
@@ -35,7 +40,7 @@ def push_stores(
     target: Target | None = None,
     *,
     results: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     api: HfApi | None = None,
 ) -> Pushed:
     """Publish stores as a dataset on the Hub. The same call goes on after a stop.
@@ -45,15 +50,19 @@ def push_stores(
         repo: The dataset: ``OWNER/NAME``. May be None for stores of Gemma-2 2B alone, which have a dataset.
         target: Where it is to become visible; the branch ``main`` where it is None.
         results: Folder with the ``results.json`` of scores to show, and what else ``score --out`` wrote.
-        progress: Told how it goes.
+        progress: Whether a bar is shown, or who is told how it goes. None shows a bar in a notebook alone.
         api: The Hub's client; that of the environment where it is None.
 
     Raises:
         StoreError: If one is no finished store, or damaged.
         PublishError: If the stores cannot stand in one dataset, or the Hub refuses or cannot be reached.
+
+    Example::
+
+        wif_store.push("winogrande.zarr", "OWNER/NAME")
     """
-    with quiet_client():
-        push = _prepared(stores, repo, target, results, progress, api)
+    with quiet_client(), _progress(progress) as told:
+        push = _prepared(stores, repo, target, results, told, api)
         push.progress.phase("asking the Hub")
         push.remote.check_token()
         push.staged = _stage(_paths(stores), push.progress)
@@ -74,6 +83,25 @@ def plan_push(
         push = _prepared(stores, repo, target, results, progress, api)
         push.staged = _stage(_paths(stores), push.progress)
         return push.plan()
+
+
+@contextmanager
+def _progress(progress: Progress | bool | None) -> Iterator[Progress]:
+    if isinstance(progress, Progress):
+        yield progress
+        return
+    with telling(progress, "verifying and exporting", BYTES) as told:
+        yield _Bytes(told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bytes(Progress):
+    """Tells how many bytes were uploaded."""
+
+    told: Told
+
+    def uploaded(self, done: int, total: int) -> None:
+        self.told("uploading", done, total)
 
 
 def _prepared(

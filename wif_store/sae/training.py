@@ -94,6 +94,10 @@ def train_sae(
             the settings contradict one another, the folder is there or cannot be written, or SAELens is not
             installed.
         DamageError: If the bytes of a store are not those that were written.
+
+    Example::
+
+        wif_store.train_sae([store], layer=9, out="saes/9").variance_explained
     """
     settings = Settings(
         WIDTH * stores[0].d_model if width is None else width, k, tokens, batch, learning_rate, seed

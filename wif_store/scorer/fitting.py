@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
-from joblib import cpu_count
 
 from wif_store.errors import ScoreError, WifError, first_line
 from wif_store.format.schema import SPLITS, Int8
+from wif_store.processors import processors
 from wif_store.scorer.features import LAYERS, Features, Place, Store, labels, layers_for, load, stacked
 from wif_store.scorer.probes import Fitted, Probe, fit, raised_at, scores_of
 from wif_store.scorer.probes.weights import linear_weights, same_scores
@@ -20,6 +20,8 @@ from wif_store.scorer.stats import Floats, Placements, auroc, placements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from wif_store.progress import Count
 
 DRAWS: Final = 100
 """How often train and validation are divided anew before the groups are found to be too few."""
@@ -91,13 +93,22 @@ def places_of(store: Store, probe: Probe, layers: Iterable[int] | None) -> tuple
     return (wanted,) if probe.reads == "layers" else wanted
 
 
-def fit_places(store: Store, probe: Probe, places: Iterable[Place], seeds: int) -> list[LayerFit]:
-    """Fit the probe at each place for each seed.
+def fit_places(
+    store: Store, probe: Probe, places: Iterable[Place], seeds: int, count: Count | None = None
+) -> list[LayerFit]:
+    """Fit the probe at each place for each seed, and count the places.
 
     Seed 0 is the store's own division into train and validation; the others divide the same rows
     anew. The test split never changes and nothing is chosen by it.
     """
-    return each(probe, lambda place: _fit_place(store, place, probe, seeds), places)
+
+    def at(place: Place) -> LayerFit:
+        fitted = _fit_place(store, place, probe, seeds)
+        if count:
+            count.add()
+        return fitted
+
+    return each(probe, at, places)
 
 
 def read_place(store: Store, probe: Probe, place: Place) -> LayerData:
@@ -242,5 +253,5 @@ def each(probe: Probe, work: Callable[[Item], Found], items: Iterable[Item]) -> 
         return [work(item) for item in items]
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), ThreadPoolExecutor(int(cpu_count())) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(processors()) as pool:
         return list(pool.map(work, items))

@@ -15,6 +15,7 @@ import numpy as np
 from wif_store.errors import LayersError, ScoreError
 from wif_store.format.layers import parse_layers
 from wif_store.format.schema import FINAL_TOKEN, SPLITS
+from wif_store.progress import Count, Told, telling
 from wif_store.scorer.baselines import BASELINES, baselines
 from wif_store.scorer.cross_task import cross_task_table
 from wif_store.scorer.features import Place, Store, labels
@@ -58,6 +59,7 @@ def score(
     sae_pool: Pool = "final",
     bootstrap_draws: int = 0,
     cross_task: bool = False,
+    progress: Told | bool | None = None,
 ) -> Results:
     """Fit probes to every layer of every store and measure their test AUROC.
 
@@ -80,6 +82,8 @@ def score(
         sae_pool: which tokens' features these read: ``final``, or the ``mean`` or ``max`` over all of them.
         bootstrap_draws: resamples for a bootstrap interval of each chosen point; 0 for none.
         cross_task: also train on each task and test on each other.
+        progress: whether a bar is shown, or who is told the task and how many of its fits are done. If not
+            given, a bar is shown in a notebook alone.
 
     Returns:
         The AUROC of every probe at every layer on the test split, with intervals, baselines and comparisons.
@@ -106,15 +110,17 @@ def score(
         bootstrap_draws=bootstrap_draws,
     )
     probes = planned.probes
-    run = _start(planned.stores, confidence)
-    named = _add_predictions(run, given, None, [one.name for one in probes])
-    if not probes and not named:
-        msg = "there is nothing to score; give a probe or predictions"
-        raise ScoreError(msg)
-    for number, store in enumerate(run.stores):
-        for one, asked in zip(probes, planned.places[number], strict=True):
-            fits = fit_places(store, one, asked, seeds)
-            run.curves.append(_curve(number, store, one, fits, confidence))
+    with telling(progress, "baselines", "fits") as told:
+        run = _start(planned.stores, confidence)
+        named = _add_predictions(run, given, None, [one.name for one in probes])
+        if not probes and not named:
+            msg = "there is nothing to score; give a probe or predictions"
+            raise ScoreError(msg)
+        for number, (store, places) in enumerate(zip(run.stores, planned.places, strict=True)):
+            count = Count(told, store.task, sum(map(len, places)))
+            for one, asked in zip(probes, places, strict=True):
+                fits = fit_places(store, one, asked, seeds, count)
+                run.curves.append(_curve(number, store, one, fits, confidence))
     tables = []
     for one in probes if cross_task else ():
         of_one = [measured for measured in run.curves if measured.curve.probe == one.name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +21,7 @@ from wif_store.steering.outcomes import Outcomes, Resampling
 if TYPE_CHECKING:
     from wif_store.extract.replay import Replay
     from wif_store.format.schema import Example
+    from wif_store.progress import Told
     from wif_store.scorer.stats import Floats
     from wif_store.steering.directions import Direction
 
@@ -44,9 +44,6 @@ AIMS: Final = 6
 
 FARTHEST: Final = 30.0
 """By which a factor grows or shrinks at most from one measurement to the next."""
-
-Told = Callable[[str, int, int], None]
-"""Told the task, and how many runs of an example of how many are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class Bench:
     """One store, with the directions that its examples are moved along."""
 
     def __init__(
-        self, replay: Replay, direction: Direction, settings: Settings, site: str, progress: Told | None
+        self, replay: Replay, direction: Direction, settings: Settings, site: str, progress: Told
     ) -> None:
         self.replay, self.direction, self.settings, self.progress = replay, direction, settings, progress
         view, layer = at_site(replay.store, site), direction.layer
@@ -268,8 +265,7 @@ class Bench:
     def _advance(self, count: int) -> None:
         """Say that so many examples were run."""
         self.done += count
-        if self.progress:
-            self.progress(self.replay.store.task, self.done, sum(self.todo))
+        self.progress(self.replay.store.task, self.done, sum(self.todo))
 
 
 def _numbers(count: int, several: int) -> npt.NDArray[np.int64]:

@@ -77,7 +77,7 @@ def find_directions(
         if number:
             found = [_feature(view, _only_layer(view, layer), number) for view in views]
             return found, baselines_alone(stores, confidence)
-        results = score(stores, "sae-k", layers, confidence=confidence, site=site, sae=spec)
+        results = score(stores, "sae-k", layers, confidence=confidence, site=site, sae=spec, progress=False)
         chosen = [_chosen(results, store.task) for store in stores]
         return [_best_feature(view, at) for view, at in zip(views, chosen, strict=True)], results
     fitted = find_probe(probe)
@@ -85,7 +85,7 @@ def find_directions(
     if fitted.reads != "final_token":
         msg = f"{name} reads {fitted.reads}; expected a linear probe of final tokens: logistic"
         raise SteerError(msg)
-    results = score(stores, fitted, layers, confidence=confidence, site=site)
+    results = score(stores, fitted, layers, confidence=confidence, site=site, progress=False)
     found = []
     for store in stores:
         at = _chosen(results, store.task)

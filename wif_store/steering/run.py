@@ -16,6 +16,7 @@ from wif_store.errors import SteerError, WifError
 from wif_store.extract.intervention import At
 from wif_store.extract.replay import load_recorded, open_replay
 from wif_store.format.schema import FINAL_TOKEN, PROMPT_END
+from wif_store.progress import telling
 from wif_store.steering.bench import Bench, Settings
 from wif_store.steering.directions import find_directions
 from wif_store.store.reader import ActivationStore
@@ -23,8 +24,8 @@ from wif_store.store.reader import ActivationStore
 if TYPE_CHECKING:
     from wif_store.extract.model import Model
     from wif_store.extract.replay import Replay
+    from wif_store.progress import Told
     from wif_store.scorer.results import Results
-    from wif_store.steering.bench import Told
 
 
 def steer(
@@ -41,7 +42,7 @@ def steer(
     source: str | None = None,
     confidence: float = 0.999,
     seed: int = 0,
-    progress: Told | None = None,
+    progress: Told | bool | None = None,
 ) -> Results:
     """Move the residual stream along what predicts failure, and see whether answers change.
 
@@ -62,7 +63,8 @@ def steer(
         source: Where the rows are, if not where the stores say; ``{task}`` in it stands for the task.
         confidence: Of the intervals; ``1 - confidence`` is the level of every verdict.
         seed: Of the random directions.
-        progress: Told how it goes.
+        progress: Whether a bar is shown, or who is told the task and how many runs of an example are done.
+            None shows a bar in a notebook alone.
 
     Returns:
         What :func:`wif_store.score` gives for the probe, with ``steering``.
@@ -75,7 +77,7 @@ def steer(
 
     Example::
 
-        results = steer(open_store("winogrande.zarr"), examples=40)
+        results = wif_store.steer(store, examples=40)
         results.steering[0].against_random.verdict
     """
     held = list(stores) if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
@@ -100,10 +102,11 @@ def steer(
         rows = None if source is None else source.replace("{task}", store.task)
         replays.append(_replay(store, models[key], rows))
     # What is missing of any store is said before the first is run.
-    found = [
-        Bench(replay, direction, settings, read_at, progress).measure()
-        for replay, direction in zip(replays, directions, strict=True)
-    ]
+    with telling(progress, "steering", "runs") as told:
+        found = [
+            Bench(replay, direction, settings, read_at, told).measure()
+            for replay, direction in zip(replays, directions, strict=True)
+        ]
     said = {
         "steered": probe,
         "strengths": settings.strengths,

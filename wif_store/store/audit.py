@@ -90,7 +90,15 @@ def audit_published(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
 
 
 def audit_store(store: ActivationStore) -> dict[str, Any]:
-    """The audit of a store, computed from what it holds."""
+    """Count flaws that an AUROC does not show, from what the store holds.
+
+    Returns:
+        ``{"counts": {flaw: n}, "named": {flaw: [id, ...]}}``; :data:`FLAWS` says what each flaw is.
+
+    Example::
+
+        wif_store.audit(store)["counts"]["groups_across_splits"]
+    """
     examples = (
         Audited(e.id, e.split, bool(e.success), e.group, e.prompt, e.cut_tokens) for e in store.examples()
     )

@@ -53,6 +53,11 @@ def open_store(path: str | os.PathLike[str]) -> ActivationStore:
     Raises:
         StoreError: If there is no store, or it is unfinished or of another format version.
         DamageError: If a file that the manifest names is missing or has another size.
+
+    Example::
+
+        store = wif_store.open_store("winogrande.zarr")
+        X, success = store["train"].read_final_token(layer=9)
     """
     storage = storage_of(os.fspath(path)).pinned()
     return ActivationStore(os.fspath(path), read_manifest(storage), storage)

@@ -14,9 +14,9 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from joblib import cpu_count
 
 from wif_store.format.chunks import CHECKSUM, ChunkError, decode, index_bytes, read_index
+from wif_store.processors import processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ def _pool() -> ThreadPoolExecutor:
 
 @cache
 def _threads() -> int:
-    return min(MOST_THREADS, int(cpu_count()))
+    return min(MOST_THREADS, processors())
 
 
 if hasattr(os, "register_at_fork"):

@@ -37,6 +37,10 @@ def verify_store(path: str | os.PathLike[str]) -> Verified:
     Raises:
         StoreError: If it cannot be opened.
         DamageError: On the first file whose SHA-256 differs, or invariant that does not hold.
+
+    Example::
+
+        wif_store.verify("winogrande.zarr").examples
     """
     folder = Path(path)
     # Bytes before meaning: opening a store reads some of its arrays.

@@ -1,4 +1,7 @@
-"""Where nobody looks on, a line says every so often how far the work is and how long it will take."""
+"""Bars where somebody looks on; elsewhere a line says every so often how far the work is.
+
+How bars look in a notebook is seen in the tests of the examples, which run in a kernel.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import pytest
 from rich.console import Console
 from rich.progress import TextColumn
 
-from wif_store.cli import progress
-from wif_store.cli.progress import bars, line_of, working
+import wif_store
+from tests.support.stores import make_store
+from wif_store import progress
+from wif_store.progress import BYTES, bars, line_of, telling, working
 
 
 @pytest.fixture
@@ -80,3 +85,32 @@ def test_a_failure_ends_the_lines(log):
     said = len(lines(log))
     time.sleep(0.15)
     assert len(lines(log)) == said
+
+
+@pytest.mark.parametrize("asked", [None, False])
+def test_a_call_from_python_says_nothing_of_itself(asked, capfd, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    with telling(asked, "baselines", "fits") as told:
+        told("boolq", 1, 4)
+        time.sleep(0.05)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bars_are_shown_where_they_are_asked_for(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    for unit, total in (("fits", 4), (BYTES, 4 * 10**6)):
+        with telling(True, "baselines", unit) as told:
+            told("boolq", total // 4, total)
+            time.sleep(0.1)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "boolq: 1 of 4 fits, about 0:00:00 left" in err
+    assert "boolq: 1 of 4 MB, about 0:00:00 left" in err
+    assert "baselines: " not in err
+
+
+def test_every_fit_is_told_of(tmp_path):
+    told = []
+    store = wif_store.open_store(make_store(tmp_path / "winogrande.zarr", per_class=40))
+    wif_store.score(store, ["logistic", "lda"], "0,2", progress=lambda *how: told.append(how))
+    assert told == [("winogrande", done, 4) for done in range(5)]
