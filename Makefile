@@ -10,7 +10,7 @@ PYTHON ?= $(or $(FOUND),$(error $(MISSING)))
 DEMO_LAYERS := 3,7,11,14,17
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check faults hub bench lock bounds audit clean
+.PHONY: help venv demo test check docs base faults hub bench dist lock bounds audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ demo: venv  ## build, verify and score WinoGrande with the embedded model
 test: venv  ## run the tests, offline
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-check: venv  ## lint, format, types, import contracts, dependencies, workflows
+check: venv docs  ## lint, format, types, import contracts, dependencies, workflows, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -49,6 +49,12 @@ check: venv  ## lint, format, types, import contracts, dependencies, workflows
 	$(BIN)/deptry wif_store
 	$(BIN)/zizmor --offline --quiet .github
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on the path: make audit runs it"; fi
+
+docs: venv  ## make the site of the documents; a link that leads nowhere is an error
+	$(BIN)/zensical build --strict
+
+base:  ## test reading and scoring with a base install: no torch
+	$(PYTHON) requirements/base.py
 
 faults: venv  ## run the fault campaign whole
 	$(BIN)/python -m tests.faults
@@ -67,6 +73,15 @@ $(VENV)-peers/.locked: requirements/peers.txt requirements/torch.txt
 	$(VENV)-peers/bin/python -m pip install --quiet -r requirements/torch.txt
 	@touch $@
 
+$(VENV)-dist/.locked: requirements/dist.txt
+	$(PYTHON) -m venv --clear $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install --quiet --require-hashes -r requirements/dist.txt
+	@touch $@
+
+dist: $(VENV)-dist/.locked  ## build the wheel and the sdist
+	rm -rf dist
+	$(VENV)-dist/bin/python -m hatchling build --directory dist
+
 lock:  ## resolve the locked dependencies again
 	$(PYTHON) requirements/relock.py
 
@@ -83,4 +98,4 @@ audit: $(VENV)-audit/.locked  ## check the pins for known vulnerabilities and li
 	$(VENV)-audit/bin/pip-audit --require-hashes --disable-pip -r requirements/lock.txt
 
 clean:  ## remove everything that is made
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-peers demo dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-dist $(VENV)-peers demo dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -16,6 +16,7 @@ UV = "uv==0.13.9"
 HERE = Path(__file__).parent
 HASHES = "--generate-hashes"
 TORCH = ["--constraints", "requirements/torch.txt", "--no-emit-package", "torch"]
+LOCKED = ["--constraints", "requirements/lock.txt"]
 # Each lock: its inputs and what is special about it. peers.txt follows lock.txt, so they share a venv.
 LOCKS = {
     "lock.txt": [
@@ -32,8 +33,11 @@ LOCKS = {
         *TORCH,
         HASHES,
     ],
+    # What follows lock.txt has its versions.
+    "dist.txt": ["requirements/dist.in", *LOCKED, HASHES],
+    "container.txt": ["pyproject.toml", "--extra", "ray", *LOCKED, *TORCH, HASHES],
     "data.txt": ["requirements/data.in", "--no-deps", HASHES],
-    "peers.txt": ["requirements/peers.in", "--constraints", "requirements/lock.txt", *TORCH],
+    "peers.txt": ["requirements/peers.in", *LOCKED, *TORCH],
     "audit.txt": ["requirements/audit.in", HASHES],
 }
 COMMON = [

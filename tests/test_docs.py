@@ -41,6 +41,22 @@ EXAMPLES = sorted(
 )
 
 
+RUN_HERE = (
+    "build",
+    "open_store",
+    "score",
+    "evaluate",
+    "steer",
+    "verify",
+    "audit",
+    "recompute",
+    "explain",
+    "quiz",
+    "ask",
+)
+"""The public functions whose examples run one after the other, in a folder with a store."""
+
+
 def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
@@ -108,9 +124,9 @@ def test_the_format_lists_every_section_of_the_manifest() -> None:
     assert sorted(names) == sorted([*Manifest.__slots__, "format", "format_version", DIGEST, LEFT_OUT])
 
 
-def test_the_sessions_of_the_format_run(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sessions_of_readers_run(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
-    sessions = "\n".join(blocks("docs/format.md"))
+    sessions = "\n".join(code for code in blocks("docs/reading.md") if code.startswith(">>> "))
     readers = (
         "xarray.open_datatree",
         "zarr.open_group",
@@ -119,32 +135,35 @@ def test_the_sessions_of_the_format_run(made: Path, monkeypatch: pytest.MonkeyPa
         "open_store",
     )
     assert all(f"{reader}(" in sessions for reader in readers)
-    test = doctest.DocTestParser().get_doctest(sessions, {}, "format.md", "docs/format.md", 0)
+    test = doctest.DocTestParser().get_doctest(sessions, {}, "reading.md", "docs/reading.md", 0)
     told: list[str] = []
     found = doctest.DocTestRunner(optionflags=LAX).run(test, out=told.append)
     assert not found.failed, "".join(told)
     assert found.attempted > 20
 
 
-def test_the_first_example_of_the_readme_runs(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_six_lines_of_the_readme_run(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
-    code = blocks("README.md")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
+    [code] = blocks("README.md")
+    assert len([line for line in code.splitlines() if line]) == 6
     scope: dict[str, Any] = {}
     exec(code, scope)
     assert scope["X"].shape == (64, 64)
     assert scope["success"].tolist() == [1, 0] * 32
+    assert scope["best"].low < scope["best"].value < scope["best"].high
 
 
 @pytest.mark.hub
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # the Hub's client's own
 def test_the_examples_of_what_is_published_run(hub: Hub, tmp_path: Path) -> None:
-    """The second of the README, which has nothing of ours, and that of publishing.md."""
+    """Those of reading.md, which have nothing of ours, and that of publishing.md."""
     stores = [make_store(tmp_path / f"{task}.zarr", task, layers=16) for task in ("boolq", "winogrande")]
     push_stores(stores, "whyitfailed/gemma2-acts", api=HfApi(endpoint=hub.endpoint, token=hub.token))
-    read = blocks("README.md")[1]
+    view, layer, *_ = blocks("docs/reading.md")
     told = "assert 'wif_store' not in sys.modules\nprint(json.dumps([X.shape, success.tolist()]))"
-    assert run(f"import json, sys\n{read}\n{told}", hub, tmp_path) == [[8, 64], [1, 0] * 4]
+    assert run(f"import json, sys\n{view}\n{told}", hub, tmp_path) == [[8, 64], [1, 0] * 4]
+    told = "print(json.dumps([list(table), len(table.resid_post_14[0])]))"
+    assert run(f"import json\n{layer}\n{told}", hub, tmp_path) == [["id", "success", "resid_post_14"], 64]
     shutil.copytree(stores[0], tmp_path / "my.zarr")
     [ours] = blocks("docs/publishing.md")
     assert run(f"{ours}\nprint(list(store.layers))", hub, tmp_path) == [4, 9, 10, 11, 12]
@@ -171,7 +190,7 @@ def test_the_quickstart_runs_from_end_to_end(
     tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(240))
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
-    exec(with_what_is_at_hand("\n".join(blocks("docs/quickstart.md"))), scope)
+    exec(with_what_is_at_hand("\n".join(blocks("docs/index.md"))), scope)
     assert scope["store"].layers == tuple(range(18))
     assert 0 <= scope["best"].test.value <= 1
     told = capsys.readouterr().out.splitlines()
@@ -179,10 +198,18 @@ def test_the_quickstart_runs_from_end_to_end(
     assert len(told) == 4
     exec(with_what_is_at_hand(blocks("docs/steering.md")[0]), scope)
     assert "has too few examples to be told from" in capsys.readouterr().out
-    for public in (wif_store.build, wif_store.score, wif_store.evaluate, wif_store.steer):
-        example = inspect.getdoc(public).partition("Example::\n")[2]
-        assert f"wif_store.{public.__name__}(" in example
+    # The tiny model reads no longer one.
+    (tmp_path / "short.md").write_text("Short sentences are answered right.\n")
+    for name in RUN_HERE:
+        example = inspect.getdoc(getattr(wif_store, name)).partition("Example::\n")[2]
+        assert f"wif_store.{name}(" in example
         exec(with_what_is_at_hand(textwrap.dedent(example)), scope)
+
+
+def test_every_public_name_has_an_example() -> None:
+    """Those of the Hub run above, and that of a trained SAE in its own tests."""
+    for name in {*wif_store.__all__} - {"__version__", "ActivationStore", "BuildOptions"}:
+        assert f"wif_store.{name}(" in inspect.getdoc(getattr(wif_store, name)).partition("Example::\n")[2]
 
 
 @pytest.mark.parametrize("number", range(2))
@@ -201,20 +228,22 @@ def test_the_probes_of_the_page_are_scored(
 def with_what_is_at_hand(code: str) -> str:
     """The same code with a tiny model, and rows that are made up."""
     code = code.replace('"gemma3-270m"', '"checkpoint"').replace('"builtin"', '"rows.jsonl"')
+    code = code.replace('["explanation.md"]', '["short.md"]')
+    code = code.replace("explain(store,", 'explain(store, model="checkpoint",')
     return code.replace("examples=40", 'examples=4, layer=9, model="checkpoint", source="rows.jsonl"')
 
 
 def test_no_example_of_a_page_is_left_out() -> None:
-    """That of CONTRIBUTING.md runs in the tests of the tasks, all others here."""
+    """That of adding_a_task.md runs in the tests of the tasks, all others here."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
     found = {path.relative_to(ROOT).as_posix(): len(PYTHON.findall(path.read_text())) for path in pages}
     assert {name: count for name, count in found.items() if count} == {
-        "CONTRIBUTING.md": 1,
-        "README.md": 2,
-        "docs/format.md": 5,
+        "README.md": 1,
+        "docs/adding_a_task.md": 1,
+        "docs/index.md": 4,
         "docs/probes.md": 2,
         "docs/publishing.md": 1,
-        "docs/quickstart.md": 4,
+        "docs/reading.md": 7,
         "docs/steering.md": 1,
     }
 
@@ -256,14 +285,27 @@ def test_the_commands_are_those_of_the_program() -> None:
     assert rows(found.partition("\n## ")[0]) == expected
 
 
-SHELLS = ("README", "docs/commands", "docs/explaining", "docs/quickstart", "docs/results", "docs/steering")
+SHELLS = (
+    "cluster",
+    "commands",
+    "explaining",
+    "index",
+    "json",
+    "results",
+    "steering",
+    "tasks",
+    "troubleshooting",
+)
 
 
-@pytest.mark.parametrize("name", [f"{name}.md" for name in SHELLS])
+@pytest.mark.parametrize("name", [f"docs/{name}.md" for name in SHELLS])
 def test_every_command_line_is_one_that_the_program_takes(name: str) -> None:
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     shells = re.findall(r"^```sh\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL)
-    lines = [line.partition("  #")[0] for line in "".join(shells).replace("\\\n", " ").splitlines()]
+    lines = [
+        line.partition("  #")[0].removeprefix("HF_HUB_OFFLINE=1 ")
+        for line in "".join(shells).replace("\\\n", " ").splitlines()
+    ]
     ours = [line.split()[1:] for line in lines if line.startswith("wif-store ")]
     assert ours
     for name, *arguments in ours:

@@ -1,4 +1,4 @@
-"""What holds for every task: those of the registry, and the one that CONTRIBUTING.md writes."""
+"""What holds for every task: those of the registry, and the one that docs/adding_a_task.md writes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from wif_store.tasks.rows import load_source
 
 
 def worked_example() -> MultipleChoiceTask:
-    """The task of CONTRIBUTING.md."""
-    text = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text()
+    """The task of docs/adding_a_task.md."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "adding_a_task.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     scope: dict = {}
     exec(code.group(1), scope)
