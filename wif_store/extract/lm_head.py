@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -39,8 +40,14 @@ SCALES: Final = (
 )
 """Settings that logits are multiplied by (1) or divided by (-1); two families use one name for both."""
 
+CAPS: Final = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_softcap")
+"""Settings of a soft cap of the logits."""
+
+SIZES: Final = (1.0, 1.0, 64.0, 64.0)
+"""What the states of the trial's tokens are multiplied by."""
+
 SAME_LOGITS: Final = 0.02
-"""Relative L2 within which logits are the model's own."""
+"""Relative L2 within which the logits of a token are the model's own."""
 
 
 @dataclass(slots=True)
@@ -179,20 +186,27 @@ def find_head(causal_lm: Any, config: Any) -> Head:
         msg = f"the output embeddings of {name} are {type(module).__name__}; expected one linear map"
         raise ModelError(msg)
     seen: list[torch.Tensor] = []
-    handle = decoder_of(causal_lm).register_forward_hook(
-        lambda decoder, inputs, output: seen.append(output.last_hidden_state)
-    )
+
+    def enlarge(decoder: nn.Module, inputs: Any, output: Any) -> Any:
+        # A cap near the size of ordinary logits changes them little: it shows on large ones.
+        output.last_hidden_state = (
+            output.last_hidden_state * output.last_hidden_state.new_tensor(SIZES)[:, None]
+        )
+        seen.append(output.last_hidden_state)
+        return output
+
+    handle = decoder_of(causal_lm).register_forward_hook(enlarge)
     try:
-        ids = torch.arange(1, 5, device=causal_lm.device)[None]
+        ids = torch.arange(1, 1 + len(SIZES), device=causal_lm.device)[None]
         theirs = causal_lm(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
-    softcap = getattr(config, "final_logit_softcapping", None)
     given = [(getattr(config, setting, None), power) for setting, power in SCALES]
     scales = [float(value) ** power for value, power in given if isinstance(value, int | float) and value > 0]
+    caps = [cap for setting in CAPS if (cap := getattr(config, setting, None))]
     # What the configuration says comes first: a factor near 1 is within rounding of none.
-    for scale in (*scales, 1.0):
-        head = Head(module, softcap, scale)
+    for scale, cap in itertools.product((*scales, 1.0), (*caps, None)):
+        head = Head(module, cap, scale)
         if any(_same_logits(head.logits(states), theirs) for states in seen):
             return head
     msg = (
@@ -203,11 +217,12 @@ def find_head(causal_lm: Any, config: Any) -> Head:
 
 
 def _same_logits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether the logits are the same at every token."""
     if ours.shape != theirs.shape:
         return False
     # A float16 pass may overflow here: the build refuses it later, and names the layer.
     ours, theirs = (torch.nan_to_num(logits.double(), 0, 0, 0) for logits in (ours, theirs))
-    return bool((ours - theirs).norm() <= SAME_LOGITS * theirs.norm())
+    return bool(((ours - theirs).norm(dim=-1) <= SAME_LOGITS * theirs.norm(dim=-1)).all())
 
 
 def log_sum(logits: torch.Tensor, dim: int) -> torch.Tensor:

@@ -49,7 +49,7 @@ def as_decoder(module: Any, config: Any, last: nn.Module, context_length: int | 
         ModelError: If a token's state depends on the tokens after it, or on other rows of a batch.
     """
     plain = Decoder(module, {}, mapping=False, trees=False)
-    alone = _alone(plain)
+    alone = _alone(plain, last)
     decoder = _with_trees(module, _windows(config), alone) or plain
     _check_alone(decoder, alone)
     parts = dict(last.named_modules())
@@ -70,10 +70,31 @@ def _windows(config: Any) -> dict[str, int | None] | None:
 
 
 @torch.inference_mode()
-def _alone(decoder: Decoder) -> list[torch.Tensor]:
-    """The states of each sequence, run by itself: what all trials compare with."""
-    device = decoder.module.device
-    return [decoder.states(pad([grow([sequence])], device))[0] for sequence in TRIAL]
+def _alone(decoder: Decoder, last: nn.Module) -> list[torch.Tensor]:
+    """The states of each sequence, run by itself: what all trials compare with.
+
+    Raises:
+        ModelError: If a decoder layer does not give one vector a token.
+    """
+    given: list[int] = []
+    handle = last.register_forward_hook(lambda module, inputs, output: given.append(_first(output).dim()))
+    try:
+        device = decoder.module.device
+        states = [decoder.states(pad([grow([sequence])], device))[0] for sequence in TRIAL]
+    finally:
+        handle.remove()
+    if any(dimensions != 3 for dimensions in given):
+        msg = (
+            f"{type(decoder.module).__name__} has no one residual stream: its decoder layers give {given[0]} "
+            "dimensions; expected 3, which are rows, tokens and d_model"
+        )
+        raise ModelError(msg)
+    return states
+
+
+def _first(output: Any) -> torch.Tensor:
+    first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return first
 
 
 def _with_trees(
