@@ -8,12 +8,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import __main__ as all_of_them
-from benchmarks import build, clock, extract, publish, read, score, steer, storage, workload
+from benchmarks import build, clock, extract, front_door, publish, read, score, steer, storage, workload
 from benchmarks.extract import Batching
 from benchmarks.peers import NotRun, Peer, compare
 from benchmarks.tables import Table
@@ -24,6 +25,8 @@ from wif_store.format.layout import final_token_layout, sequence_layout
 from wif_store.store.reader import open_store
 from wif_store.tasks import get_task
 from wif_store.tasks.rows import load_source
+
+FAILS = (sys.executable, "-c", "import sys; print('no such layer', file=sys.stderr); sys.exit(3)")
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,23 @@ def test_publish_runs(run):
     [rows] = run(publish).values()
     assert len(rows) == len(publish.READERS)
     assert all(row["fetched / stored"] > 1 for row in rows)
+
+
+@pytest.mark.hub
+def test_front_door_runs(run, tmp_path, capsys):
+    cell = (
+        "import wif_store\nstore = wif_store.open_store('hf://datasets/{}/zarr/winogrande.zarr')\nlen(store)"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.format(front_door.REPO))])
+    nbformat.write(notebook, tmp_path / "short.ipynb")
+    [rows] = run(front_door, "--notebook", str(tmp_path / "short.ipynb")).values()
+    assert [row["s"] is None for row in rows] == [True, True, False, True]
+    assert "MB came from the Hub" in capsys.readouterr().err
+
+
+def test_a_notebook_that_fails_is_no_figure(tmp_path):
+    with pytest.raises(RuntimeError, match=r"run the notebook ended with 3: no such layer"):
+        front_door.timed("run the notebook", *FAILS, folder=tmp_path)
 
 
 def test_score_runs(run, monkeypatch):
