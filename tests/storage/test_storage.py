@@ -195,7 +195,7 @@ WINDOWS = """
 import sys, os
 sys.modules["fcntl"] = None
 for name in ("pread", "O_CLOEXEC", "O_DIRECTORY"):
-    delattr(os, name)
+    vars(os).pop(name, None)
 from pathlib import Path
 from wif_store.storage import storage_of
 opens = os.open
