@@ -3,7 +3,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/dist.txt requirements/
 RUN pip install --require-hashes -r requirements/dist.txt
-COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY cards cards
 COPY wif_store wif_store
 RUN python -m hatchling build --target wheel --directory /dist
