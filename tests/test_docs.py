@@ -291,6 +291,7 @@ SHELLS = (
     "explaining",
     "index",
     "json",
+    "models",
     "results",
     "steering",
     "tasks",

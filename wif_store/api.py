@@ -53,6 +53,8 @@ class BuildOptions(TaskOptions):
     skip_too_long: bool = False
     device: str = "auto"
     dtype: str = "bfloat16"
+    device_map: str | None = None
+    adapter: str | None = None
     batch_tokens: int | None = None
     batch_size: int = 512
     chat_template: bool = False
@@ -109,6 +111,7 @@ def is_built(job: Job, options: BuildOptions) -> bool:
     out = storage_of(job.out)
     if not out.exists(MANIFEST):
         return False
+    from wif_store.extract.adapter import adapter_record, locate_adapter
     from wif_store.extract.chat_template import ChatTemplate
     from wif_store.extract.checkpoint import load_tokenizer, locate
     from wif_store.extract.model import recorded_device
@@ -127,6 +130,7 @@ def is_built(job: Job, options: BuildOptions) -> bool:
         "revision": located.revision,
         "dtype": options.dtype,
         "chat_template": template,
+        "adapter": None if options.adapter is None else adapter_record(locate_adapter(options.adapter)),
     }
     if options.device != "auto":
         model["device"] = recorded_device(options.device, options.dtype)
@@ -172,6 +176,8 @@ def open_model(jobs: Sequence[Job], options: BuildOptions) -> Iterator[Opened]:
         chat=options.chat_template,
         template=options.template,
         trust_remote_code=options.trust_remote_code,
+        adapter=options.adapter,
+        device_map=options.device_map,
     )
     if options.engine == "local":
         yield lambda protocol: (opener(protocol), None)

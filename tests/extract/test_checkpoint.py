@@ -106,7 +106,7 @@ def test_an_adapter_beside_full_weights_is_refused(folder):
     (folder / "adapter_model.safetensors").touch()
     with pytest.raises(
         ModelError,
-        match=r"adapter beside full weights \(adapter_config.json, adapter_model.safetensors\).*merge",
+        match=r"adapter beside full weights \(adapter_config.json, adapter_model.safetensors\).*--adapter",
     ):
         locate(str(folder))
 
@@ -117,7 +117,9 @@ def test_an_adapter_without_its_model_is_refused(folder):
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").touch()
     for weights in (True, False):
-        with pytest.raises(ModelError, match=r"is an adapter without the model it belongs to.*merge it"):
+        with pytest.raises(
+            ModelError, match=r"is an adapter without the model it belongs to.*give it as --adapter"
+        ):
             locate(str(folder), weights=weights)
 
 

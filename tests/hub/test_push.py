@@ -346,7 +346,14 @@ def test_a_repo_with_a_card_alone_is_taken(hub: Hub, made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"layers": 3}, {"d_model": 32}, {"id": "google/gemma-2-9b"}, {"revision": "f" * 40}]
+    "other",
+    [
+        {"layers": 3},
+        {"d_model": 32},
+        {"id": "google/gemma-2-9b"},
+        {"revision": "f" * 40},
+        {"adapter": {"id": "a", "kind": "local", "revision": "x"}},
+    ],
 )
 def test_tasks_of_other_models_or_columns_do_not_mix(
     hub: Hub, made: Made, tmp_path: Path, other: dict[str, object]

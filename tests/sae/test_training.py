@@ -104,7 +104,7 @@ def test_stores_of_one_model_are_trained_on_together(store, tmp_path):
     alone = train_sae([store], 1, tmp_path / "alone", **QUICK | {"tokens": 2_000})
     assert both.tokens == 2 * alone.tokens
     other = open_store(make_store(tmp_path / "o.zarr", d_model=WIDTH, sequence_layers=4, id="another/model"))
-    with pytest.raises(SaeError, match=r"is of the model 'google/gemma-2-2b' .* of 'another/model'"):
+    with pytest.raises(SaeError, match=r"is of the model google/gemma-2-2b @ .* of another/model @"):
         train_sae([store, other], 1, tmp_path / "new", **QUICK)
 
 

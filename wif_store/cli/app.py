@@ -128,6 +128,9 @@ def verify(
     source: Annotated[
         str | None, typer.Option(help="Where the rows are; default: what the store records.")
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Where the model's adapter is; default: what the store records.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every checksum and every invariant of a store."""
@@ -143,7 +146,7 @@ def verify(
         from wif_store.extract.recompute import recompute as recompute_sample
         from wif_store.store.reader import open_store
 
-        found = recompute_sample(open_store(store), recompute, model=model, source=source)
+        found = recompute_sample(open_store(store), recompute, model=model, source=source, adapter=adapter)
     if as_json:
         again = None if found is None else {**asdict(found), "labels": found.labels}
         print_json("verify", {"path": str(store), **asdict(report), "recomputed": again})

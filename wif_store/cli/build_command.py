@@ -168,6 +168,14 @@ def build_command(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="A PEFT adapter, which is merged into the model: a folder, a Hub id or id@revision.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -202,6 +210,14 @@ def build_command(
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MACHINE)
     ] = "auto",
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            help="For a model larger than one device: auto, or a JSON file that gives each module a device.",
+            show_default=False,
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(
@@ -290,6 +306,8 @@ def build_command(
         seed=seed,
         skip_too_long=skip_too_long,
         device=device,
+        device_map=device_map,
+        adapter=adapter,
         dtype=dtype,
         batch_tokens=batch_tokens,
         batch_size=batch_size,

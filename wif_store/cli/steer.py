@@ -63,6 +63,9 @@ def steer_command(
         str | None,
         typer.Option(help="Where the rows are; {task} stands for the task. Default: what the store records."),
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Where the model's adapter is; default: what the store records.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random directions.")] = 0,
     confidence: Annotated[float, typer.Option(help="Of the intervals; the level of the verdicts.")] = 0.999,
     out: Annotated[
@@ -92,6 +95,7 @@ def steer_command(
             examples=examples,
             site=site,
             model=model,
+            adapter=adapter,
             source=source,
             seed=seed,
             confidence=confidence,

@@ -90,7 +90,7 @@ def describe_store(store: ActivationStore) -> str:
     rows = [
         ("task", f"{store.task}, outcome: {manifest.outcome}"),
         ("protocol", f"{protocol['name']} v{protocol['version']}, read: {site}"),
-        ("model", f"{model['id']} @ {model['revision']}"),
+        ("model", manifest.model_name),
         ("forward pass", f"{model['dtype']} on {model['device']}, {model['architecture']}"),
         ("source", f"{source['id']} @ {revision}, {source['rows']} rows"),
         ("examples", f"{len(store)}, half of them successes: {splits}"),

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -38,11 +39,6 @@ BIN: Final = re.compile(r"pytorch_model[^/]*\.bin")
 SMALL: Final = re.compile(r"[^/]+\.(json|model|txt|jinja|tiktoken)|additional_chat_templates/[^/]+|.+\.py")
 """Configuration, tokenizer and code."""
 ADAPTER: Final = re.compile(r"adapter_(config|model)[^/]*")
-
-MERGE: Final = (
-    "merge it into its base model (peft: `merge_and_unload`, then `save_pretrained`) and give the folder of "
-    "the merged model"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,7 @@ def locate(spec: str, *, weights: bool = True) -> Located:
         revision = f"gguf-sha256:{_sha256(path)}" if weights else ""
         return Located(path.name, str(path.parent), revision, "gguf", path.name)
     if path.is_dir():
-        names = _names_in(path)
+        names = names_in(path)
         _check_names(names, spec, weights=weights)
         revision = f"sha256:{_sha256_folder(path, names)}" if weights else ""
         return Located(path.resolve().name, str(path), revision, "local")
@@ -110,13 +106,17 @@ def locate(spec: str, *, weights: bool = True) -> Located:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from printing bars, and warnings about what is refused here in one line."""
+    """Keep transformers and accelerate from printing bars, and warnings of what is refused here in a line."""
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    accelerate = logging.getLogger("accelerate")
+    level = accelerate.level
+    accelerate.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        accelerate.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
@@ -215,7 +215,7 @@ def _cached(repo: str, revision: str, *, weights: bool) -> Located | None:
         )
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    names = _names_in(folder)
+    names = names_in(folder)
     if "config.json" not in names or (weights and not _has_all_weights(folder, names)):
         return None
     _check_names(names, f"model {repo}", weights=weights)
@@ -250,11 +250,14 @@ def _check_names(names: Iterable[str], what: str, *, weights: bool) -> None:
     if adapter and weight_files:
         msg = (
             f"{what} holds an adapter beside full weights ({', '.join(adapter)}), which would not be "
-            f"applied: move the adapter away, or {MERGE}"
+            "applied: move it to a folder of its own, and give that as --adapter"
         )
         raise ModelError(msg)
     if adapter:
-        msg = f"{what} is an adapter without the model it belongs to ({', '.join(adapter)}): {MERGE}"
+        msg = (
+            f"{what} is an adapter without the model it belongs to ({', '.join(adapter)}): give it as "
+            "--adapter, and its model as --model"
+        )
         raise ModelError(msg)
     if "config.json" not in names:
         gguf = sorted(name for name in names if name.endswith(".gguf"))
@@ -273,7 +276,7 @@ def _check_names(names: Iterable[str], what: str, *, weights: bool) -> None:
         raise ModelError(msg)
 
 
-def _names_in(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
     """The files of a folder and of the folders in it."""
     found = (*folder.glob("*"), *folder.glob("*/*"))
     return {path.relative_to(folder).as_posix() for path in found if path.is_file()}
@@ -323,7 +326,12 @@ def _sha256_folder(folder: Path, names: Iterable[str]) -> str:
     used = {name for name in listed if "/" not in name and SMALL.fullmatch(name)} | set(
         _weights_among(listed)
     )
+    return hash_of_files(folder, used)
+
+
+def hash_of_files(folder: Path, names: Iterable[str]) -> str:
+    """One SHA-256 over the names and contents of files."""
     digest = hashlib.sha256()
-    for name in sorted(used):
+    for name in sorted(names):
         digest.update(f"{name}:{_sha256(folder / name)}\n".encode())
     return digest.hexdigest()

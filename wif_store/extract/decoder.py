@@ -60,7 +60,7 @@ class Decoder:
                 for part in self.tokenwise:
                     stack.enter_context(_only_at(part, read))
             output = self.module(input_ids=rows.ids, use_cache=False, **arguments)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        return output.last_hidden_state.to(rows.ids.device)  # type: ignore[no-any-return]
 
     def is_long(self, length: int) -> bool:
         """On which side of ``switch`` a sequence of so many tokens is."""
@@ -76,12 +76,12 @@ def _only_at(part: nn.Module, positions: torch.Tensor) -> Iterator[None]:
         nonlocal shape
         [values] = inputs
         shape = values.shape
-        return (values.flatten(0, 1).index_select(0, positions)[None],)
+        return (values.flatten(0, 1).index_select(0, positions.to(values.device))[None],)
 
     def scatter(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         rows, width, _ = shape
         values = output.new_zeros(rows * width, output.shape[-1])
-        return values.index_copy_(0, positions, output[0]).view(rows, width, -1)
+        return values.index_copy_(0, positions.to(output.device), output[0]).view(rows, width, -1)
 
     handles = part.register_forward_pre_hook(gather), part.register_forward_hook(scatter)
     try:

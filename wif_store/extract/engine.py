@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import torch
 
 from wif_store.errors import ModelError
+from wif_store.extract.adapter import adapter_record, locate_adapter
 from wif_store.extract.attention import attention_of
 from wif_store.extract.batching import limits_for
 from wif_store.extract.checkpoint import locate
+from wif_store.extract.device_map import smallest_device
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import describe_device, load, use_threads
 from wif_store.format.layers import parse_layers
@@ -40,6 +42,8 @@ def open_engine(
     chat: bool = False,
     template: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    adapter: str | None = None,
+    device_map: str | None = None,
 ) -> Engine:
     """Find and load a model, ready to extract under ``protocol``.
 
@@ -57,6 +61,8 @@ def open_engine(
         chat: Wrap contexts in the tokenizer's chat template.
         template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
         trust_remote_code: Let the repository's own Python code run.
+        adapter: A PEFT adapter, a folder or a Hub id (``@revision``), that is merged into the model.
+        device_map: ``auto`` or a JSON file, for a model that is larger than one device.
 
     Raises:
         ModelError: If the model cannot be had or read, or its chat template cannot be used.
@@ -67,8 +73,17 @@ def open_engine(
         raise ModelError(msg)
     located = locate(model)
     use_threads(threads)
-    loaded = load(located, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    limits = replace(limits_for(loaded.device, batch_tokens), examples=batch_size)
+    added = None if adapter is None else locate_adapter(adapter)
+    loaded = load(
+        located,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        adapter=added,
+        device_map=device_map,
+    )
+    smallest = smallest_device(loaded.causal_lm, loaded.device)
+    limits = replace(limits_for(smallest, batch_tokens), examples=batch_size)
     count = len(loaded.layers)
     final = parse_layers(layers, range(count))
     sequence = parse_layers(sequence_layers, range(count), option="--sequence-layers")
@@ -81,10 +96,11 @@ def open_engine(
         "id": located.name,
         "kind": located.kind,
         "revision": located.revision,
+        "adapter": None if added is None else adapter_record(added),
         "architecture": type(loaded.causal_lm).__name__,
         "attention": attention_of(loaded.causal_lm.config),
         "dtype": dtype,
-        "device": describe_device(loaded.device, loaded.dtype),
+        "device": describe_device(loaded.device, loaded.dtype, mapped=device_map is not None),
         # On a GPU, the number of threads of its host changes nothing.
         "threads": torch.get_num_threads() if loaded.device.type == "cpu" else None,
         "tokenizer": type(loaded.tokenizer).__name__,

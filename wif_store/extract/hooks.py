@@ -45,9 +45,9 @@ class Capture:
                 hidden = output[0] if isinstance(output, tuple) else output
                 flat = hidden.reshape(-1, hidden.shape[-1])
                 if layer in self._finals:
-                    self._finals[layer].append(flat.index_select(0, finals))
+                    self._finals[layer].append(_selected(flat, finals))
                 if layer in self._sequences:
-                    self._sequences[layer].append(flat.index_select(0, tokens))
+                    self._sequences[layer].append(_selected(flat, tokens))
 
             return read
 
@@ -70,6 +70,11 @@ class Capture:
         return torch.stack(
             [_joined(self._sequences[layer]).index_select(0, index) for layer in self._sequence_layers]
         )
+
+
+def _selected(flat: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Some rows, selected on the layer's own device, and brought to that of the index."""
+    return flat.index_select(0, index.to(flat.device)).to(index.device)
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:

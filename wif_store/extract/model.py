@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from wif_store.errors import ModelError, first_line
+from wif_store.extract.adapter import merged
 from wif_store.extract.attention import keep_soft_capping
 from wif_store.extract.checkpoint import load_tokenizer
+from wif_store.extract.device_map import main_device, read_device_map
 from wif_store.extract.float32_linear import needs_float32, use_float32
 from wif_store.extract.layers import decoder_of, find_layers
 from wif_store.extract.lm_head import find_head
@@ -59,16 +61,24 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.causal_lm.parameters()).device  # type: ignore[no-any-return]
+        """Where tokens go in and logits are made."""
+        return self.head.module.weight.device  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
         """The type that the residual stream is computed in."""
-        return next(self.causal_lm.parameters()).dtype  # type: ignore[no-any-return]
+        return self.head.module.weight.dtype  # type: ignore[no-any-return]
 
 
-def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool = False) -> Model:
+def load(
+    located: Located,
+    *,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool = False,
+    adapter: Located | None = None,
+    device_map: str | None = None,
+) -> Model:
     """Load a located model for reading.
 
     Args:
@@ -76,6 +86,9 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
         device: ``auto`` (CUDA, else Apple MPS, else CPU) or a torch device.
         dtype: ``bfloat16``, ``float32`` or ``float16``: the type that the forward pass runs in.
         trust_remote_code: Let the repository's own Python code run.
+        adapter: An adapter that is merged into it.
+        device_map: ``auto`` or a JSON file that gives a device to every module, for a model that is larger
+            than one device; ``device`` is not looked at then.
 
     Raises:
         ModelError: If there is no tokenizer or it belongs to another model, weights are missing, the model
@@ -87,13 +100,22 @@ def load(located: Located, *, device: str, dtype: str, trust_remote_code: bool =
     tokenizer = load_tokenizer(located, trust_remote_code=trust_remote_code)
     target = resolve_device(device)
     smaller = "use a smaller --dtype, a larger device or a smaller model"
+    devices = None
+    if device_map is not None:
+        devices = read_device_map(device_map, located, trust_remote_code=trust_remote_code)
     with memory_errors(f"model {located.name} on {target}", smaller):
-        causal_lm = load_weights(located, DTYPES[dtype], trust_remote_code=trust_remote_code)
-        causal_lm = _moved(causal_lm, target)
+        causal_lm = load_weights(located, DTYPES[dtype], trust_remote_code=trust_remote_code, devices=devices)
+        if adapter is not None:
+            causal_lm = merged(causal_lm, located, adapter)
         config = causal_lm.config.get_text_config(decoder=True)
         keep_soft_capping(causal_lm, config)
-        shorten(causal_lm)
-        use_float32(causal_lm)
+        if devices is None:
+            causal_lm = _moved(causal_lm, target)
+            shorten(causal_lm)
+            use_float32(causal_lm)
+        else:
+            # accelerate moves weights in and out of the very modules that these would change.
+            main_device(causal_lm.eval())
         layers = find_layers(causal_lm, config.num_hidden_layers)
         head = find_head(causal_lm, config)
         named = context_length_of(config)
@@ -126,11 +148,17 @@ def resolve_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def describe_device(device: torch.device, dtype: torch.dtype) -> str:
-    """The device as it is recorded: a GPU's name, or how a CPU makes products. Both decide the last bits."""
+def describe_device(device: torch.device, dtype: torch.dtype, *, mapped: bool = False) -> str:
+    """The device as it is recorded: a GPU's name, or how a CPU makes products. Both decide the last bits.
+
+    Args:
+        device: Where logits are made.
+        dtype: The type of the weights.
+        mapped: Whether the model has a device map: its products are then those of transformers.
+    """
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    if device.type == "cpu" and needs_float32(dtype):
+    if device.type == "cpu" and needs_float32(dtype) and not mapped:
         return "cpu, products in float32"
     return device.type
 

@@ -62,7 +62,12 @@ class Recomputed:
 
 
 def recompute(
-    store: ActivationStore, count: int, *, model: str | None = None, source: str | None = None
+    store: ActivationStore,
+    count: int,
+    *,
+    model: str | None = None,
+    source: str | None = None,
+    adapter: str | None = None,
 ) -> Recomputed:
     """Compute ``count`` examples, spread over the splits, again, and compare.
 
@@ -74,6 +79,7 @@ def recompute(
         count: How many examples.
         model: Where the model is, if not where the store says; its revision must be the recorded one.
         source: Where the rows are, likewise.
+        adapter: Where the model's adapter is, likewise.
 
     Raises:
         ModelError: If the model cannot be had, or is not the recorded revision.
@@ -84,7 +90,7 @@ def recompute(
 
         print(wif_store.recompute(store, 4, model="gemma3-270m", source="builtin"))
     """
-    loaded = load_recorded(store, model)
+    loaded = load_recorded(store, model, adapter)
     tolerance = TOLERANCES[store.manifest.model["dtype"]]
     distances, examples = [], []
     for split, rows in _sample(store, count).items():

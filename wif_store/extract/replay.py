@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import numpy as np
 
 from wif_store.errors import DamageError, ModelError, SourceError
+from wif_store.extract.adapter import locate_adapter
 from wif_store.extract.batching import limits_for
-from wif_store.extract.checkpoint import EMBEDDED, locate
+from wif_store.extract.checkpoint import EMBEDDED, Located, locate
 from wif_store.extract.extractor import Extractor
 from wif_store.extract.model import load
 from wif_store.tasks.base import Generation, Protocol, Site
@@ -130,12 +131,13 @@ class Replay:
                 raise differs(self.store, example, "prompt or tokens")
 
 
-def load_recorded(store: ActivationStore, given: str | None = None) -> Model:
+def load_recorded(store: ActivationStore, given: str | None = None, adapter: str | None = None) -> Model:
     """The model that computed a store.
 
     Args:
         store: An open store.
         given: Where the model is, if not where the store says; its revision must be the recorded one.
+        adapter: Where its adapter is, likewise.
 
     Raises:
         ModelError: If it cannot be had, or is of another revision.
@@ -152,7 +154,32 @@ def load_recorded(store: ActivationStore, given: str | None = None) -> Model:
     if record["dtype"] not in TOLERANCES:
         msg = f"the store names the dtype {record['dtype']!r}; expected one of: {', '.join(TOLERANCES)}"
         raise DamageError(msg)
-    return load(located, device="auto", dtype=record["dtype"])
+    return load(located, device="auto", dtype=record["dtype"], adapter=_recorded_adapter(record, adapter))
+
+
+def _recorded_adapter(record: Mapping[str, Any], given: str | None) -> Located | None:
+    """The adapter of a store's model.
+
+    Raises:
+        ModelError: If the store has one that cannot be had, is another one, or has none and one is given.
+    """
+    recorded = record.get("adapter")
+    if recorded is None and given is None:
+        return None
+    if recorded is None:
+        msg = "the store's model has no adapter: leave --adapter out"
+        raise ModelError(msg)
+    if given is None and recorded["kind"] != "hub":
+        msg = f"the store's model has the local adapter {recorded['id']}: name its folder with --adapter"
+        raise ModelError(msg)
+    located = locate_adapter(given or f"{recorded['id']}@{recorded['revision']}")
+    if located.revision != recorded["revision"]:
+        msg = (
+            f"adapter {located.name} is of revision {located.revision}; the store was computed with "
+            f"{recorded['id']} of revision {recorded['revision']}: give that one"
+        )
+        raise ModelError(msg)
+    return located
 
 
 def open_replay(store: ActivationStore, model: Model, given: str | None = None) -> Replay:

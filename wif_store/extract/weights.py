@@ -15,15 +15,27 @@ if TYPE_CHECKING:
 
     import torch
 
+    from wif_store.extract.device_map import Devices
 
-def load_weights(located: Located, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
+
+def load_weights(
+    located: Located, dtype: torch.dtype, *, trust_remote_code: bool, devices: Devices | None = None
+) -> Any:
     """The model in transformers' own class, with every weight that its decoder and its head need.
+
+    Args:
+        located: Where it is.
+        dtype: The type of its weights.
+        trust_remote_code: Let the repository's own Python code run.
+        devices: Which device holds which module; None for the CPU.
 
     Raises:
         ModelError: If the files cannot be loaded, or lack weights of the decoder or the head, or hold weights
             of decoder layers that the model does not have.
     """
     extra: dict[str, Any] = located.file_options
+    if devices is not None:
+        extra = {**extra, "device_map": devices}
     if located.gguf_file:
         # Otherwise the weights stay packed, and every forward pass unpacks them again.
         extra = {**extra, "quantization_config": GgufConfig(dequantize=True)}

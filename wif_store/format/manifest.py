@@ -150,7 +150,16 @@ def _checked(data: Mapping[str, Any]) -> Manifest:
         )
         raise ValueError(msg)
     _check_files(manifest.files)
+    _check_adapter(manifest.model.get("adapter"))
     return manifest
+
+
+def _check_adapter(adapter: Any) -> None:
+    if adapter is None:
+        return
+    _check_object(adapter, "model.adapter")
+    for field in ("id", "kind", "revision"):
+        _check_text(adapter[field], f"model.adapter.{field}")
 
 
 def _check_files(files: Any) -> None:

@@ -215,6 +215,13 @@ class Manifest:
         """How many examples the store has, over all splits."""
         return sum(split["examples"] for split in self.splits.values())
 
+    @property
+    def model_name(self) -> str:
+        """The model with its revision, and with its adapter if it has one. Stores of one model share it."""
+        adapter = self.model.get("adapter")
+        named = [self.model, *([adapter] if adapter else [])]
+        return " + ".join(f"{one['id']} @ {one['revision']}" for one in named)
+
 
 def residual_columns(layers: Sequence[int], n_layers: int) -> list[str]:
     """The names of the layers' columns; their numbers are as wide as that of the model's last layer.

@@ -72,7 +72,7 @@ class Published:
         """What the tasks of one dataset have in common: together they are one table."""
         model, protocol = self.manifest.model, self.manifest.protocol
         return {
-            "model": f"{model['id']}@{model['revision']}",
+            "model": self.manifest.model_name,
             "protocol": f"{protocol['name']} v{protocol['version']}",
             "outcome": self.manifest.outcome,
             "layers": ", ".join(map(str, self.layers)),

@@ -136,8 +136,8 @@ def _check(stores: Sequence[ActivationStore], layer: int, folder: Path, settings
                 "them, or build the store with --sequence-layers"
             )
             raise SaeError(msg)
-        if _model(store) != _model(first):
-            named, other = (f"{_model(one)[0]!r:.60} ({_model(one)[1]!r:.50})" for one in (first, store))
+        if store.manifest.model_name != first.manifest.model_name:
+            named, other = (one.manifest.model_name[:120] for one in (first, store))
             msg = f"{first.name} is of the model {named} and {store.name} of {other}; expected stores of one"
             raise SaeError(msg)
     if folder.exists():
@@ -153,10 +153,6 @@ def _check(stores: Sequence[ActivationStore], layer: int, folder: Path, settings
                 "features: build a larger store, give more stores, or train a narrower SAE"
             )
             raise SaeError(msg)
-
-
-def _model(store: ActivationStore) -> tuple[str, str]:
-    return str(store.manifest.model["id"]), str(store.manifest.model["revision"])
 
 
 def _draw(stores: Sequence[ActivationStore], layer: int, split: str, most_bytes: int, seed: int) -> Float32:
@@ -191,13 +187,13 @@ def _dead(sae: Any, tokens: Float32, width: int) -> int:
 
 def _metadata(stores: Sequence[ActivationStore], layer: int) -> dict[str, Any]:
     """What SAELens records of an SAE, and of which stores it is."""
-    name, revision = _model(stores[0])
+    model = stores[0].manifest.model
     return {
-        "model_name": name,
+        "model_name": str(model["id"]),
         "hook_name": hook(layer),
         "wif_store": {
             "split": TRAIN,
-            "model_revision": revision,
+            "model_revision": str(model["revision"]),
             "stores": {store.task: digest_of(asdict(store.manifest)) for store in stores},
         },
     }

@@ -40,6 +40,7 @@ def steer(
     site: str | None = None,
     model: str | None = None,
     source: str | None = None,
+    adapter: str | None = None,
     confidence: float = 0.999,
     seed: int = 0,
     progress: Told | bool | None = None,
@@ -61,6 +62,7 @@ def steer(
         site: Where the probe reads; None for the final token, or the end of the prompt of written answers.
         model: Where the model is, if not where the stores say.
         source: Where the rows are, if not where the stores say; ``{task}`` in it stands for the task.
+        adapter: Where the model's adapter is, if not where the stores say.
         confidence: Of the intervals; ``1 - confidence`` is the level of every verdict.
         seed: Of the random directions.
         progress: Whether a bar is shown, or who is told the task and how many runs of an example are done.
@@ -96,9 +98,9 @@ def steer(
     replays = []
     for store in held:
         record = store.manifest.model
-        key = (record["id"], record["revision"], record["dtype"])
+        key = (store.manifest.model_name, record["dtype"])
         if key not in models:
-            models[key] = load_recorded(store, model)
+            models[key] = load_recorded(store, model, adapter)
         rows = None if source is None else source.replace("{task}", store.task)
         replays.append(_replay(store, models[key], rows))
     # What is missing of any store is said before the first is run.
