@@ -10,7 +10,7 @@ PYTHON ?= $(or $(FOUND),$(error $(MISSING)))
 DEMO_LAYERS := 3,7,11,14,17
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check docs base faults hub bench dist lock bounds audit clean
+.PHONY: help venv demo test check lint types docs base faults hub bench dist lock bounds audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,14 +41,18 @@ demo: venv  ## build, verify and score WinoGrande with the embedded model
 test: venv  ## run the tests, offline
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-check: venv docs  ## lint, format, types, import contracts, dependencies, workflows, the site
+check: lint types docs  ## lint, format, types, import contracts, dependencies, workflows, the site
+
+lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry wif_store
 	$(BIN)/zizmor --offline --quiet .github
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not on the path: make audit runs it"; fi
+
+types: venv
+	$(BIN)/mypy
 
 docs: venv  ## make the site of the documents; a link that leads nowhere is an error
 	$(BIN)/zensical build --strict

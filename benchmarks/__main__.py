@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import build, extract, front_door, publish, read, score, steer, storage
+from benchmarks import build, extract, front_door, publish, read, score, start, steer, storage
 from benchmarks.peers import compare
 
 # What a short run is given; a full one has each benchmark's own defaults.
@@ -26,6 +26,7 @@ SHORT = {
     publish: ["--per-class", "32", "--layers", "2", "--width", "64"],
     score: ["--layers", "0", "--turns", "1"],
     steer: ["--examples", "8", "--turns", "1"],
+    start: ["--turns", "1"],
     front_door: ["--per-class", "64", "--python", sys.executable],
 }
 MADE_UP = (publish, score, front_door)

@@ -14,7 +14,19 @@ import pytest
 import torch
 
 from benchmarks import __main__ as all_of_them
-from benchmarks import build, clock, extract, front_door, publish, read, score, steer, storage, workload
+from benchmarks import (
+    build,
+    clock,
+    extract,
+    front_door,
+    publish,
+    read,
+    score,
+    start,
+    steer,
+    storage,
+    workload,
+)
 from benchmarks.extract import Batching
 from benchmarks.peers import NotRun, Peer, compare
 from benchmarks.tables import Table
@@ -51,6 +63,12 @@ def run(tiny_models, data, tmp_path):
         return json.loads(out.read_text())["tables"]
 
     return run
+
+
+def test_start_runs(run):
+    [rows] = run(start).values()
+    assert [row["what"] for row in rows] == ["torch, transformers, weights", "build, to its first batch"]
+    assert all(row["s"] > 0 for row in rows)
 
 
 def test_steer_runs(run):

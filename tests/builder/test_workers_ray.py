@@ -161,6 +161,7 @@ with ray_workers(Odd(notes, slow=0.2), workers=2, address=address or None) as ac
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_ray_along_and_is_resumed(local, tmp_path):
     rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.rows(90))
     out, blocks = tmp_path / "s.zarr", tmp_path / "s.zarr.partial" / "blocks"
@@ -193,6 +194,7 @@ def test_a_killed_driver_takes_its_ray_along_and_is_resumed(local, tmp_path):
     assert contents(out) == contents(local)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_runs_already(cluster, local, tmp_path):
     import ray
 
@@ -226,6 +228,7 @@ def test_a_tiny_model_by_the_command_line(cluster, tiny_models, rows_file, tmp_p
     assert open_store(tmp_path / "ray.zarr").manifest.model["threads"] == 1
 
 
+@pytest.mark.slow
 def test_straight_to_s3(cluster, s3, source, local):
     build_store(settings(), source, fake_engine(), f"{s3}/one.zarr")
     on_ray(fake, source, f"{s3}/two.zarr", 2)

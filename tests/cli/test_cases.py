@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import run
+from wif_store.errors import SourceError
+from wif_store.tasks import get_task
+from wif_store.tasks.rows import load_source
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 ROWS = CASES / "missing_weights" / "rows.jsonl"
@@ -73,3 +76,29 @@ def test_what_a_row_computes_depends_on_no_neighbour(tmp_path):
 def test_towers_of_one_depth(tmp_path):
     done = build("same_depth_towers/gemma3mm_same", tmp_path / "s.zarr")
     assert done.returncode == 0, done.stderr
+
+
+SAME_ROWS = (
+    *("blank_end.jsonl", "bom.json", "bom.jsonl", "classlabel", "cols.json", "crlf.jsonl", "dict.parquet"),
+    *("hubdir", "hubdir:train", "hubdir/data/*.parquet", "int_label.jsonl", "large.parquet", "letter.jsonl"),
+    *("lines.json", "pandas.parquet", "rows.csv", "rows.jsonl.gz", "rows.tsv", "utf16.jsonl"),
+)
+REFUSED_ROWS = {
+    ("winogrande", "null.jsonl"): "line 201: field 'answer' is null; task winogrande expects str",
+    ("boolq", "superglue.jsonl"): "line 1: field 'answer' is missing; found label, passage, question",
+}
+
+
+def read(task, name):
+    source = load_source(get_task(task), str(CASES / "sources" / name))
+    return source.record["sha256"], tuple((c.id, c.group, c.source_row) for c in source.candidates)
+
+
+def test_files_as_other_programs_write_them():
+    assert len({read("winogrande", name) for name in SAME_ROWS}) == 1
+    assert read("piqa", "piqa_float.parquet") == read("piqa", "piqa_str.jsonl")
+    for task, name in (("boolq", "boolq_int.jsonl"), ("social_i_qa", "siqa_int.jsonl")):
+        assert len(read(task, name)[1]) == 60
+    for (task, name), message in REFUSED_ROWS.items():
+        with pytest.raises(SourceError, match=message):
+            read(task, name)

@@ -69,7 +69,7 @@ def test_a_group_of_commands_has_tables_below_it(folder):
 WRONG = {
     "[build]\ntaks = 'winogrande'": "[build] has taks, which is no option of the command; did you mean task?",
     "[bulid]\ntask = 'x'": "[bulid] is for a command that there is not; did you mean build?",
-    "[build]\nzzz = 1": "[build] has zzz, which is no option of the command; expected one of: batch-size, ",
+    "[build]\nzzz = 1": "[build] has zzz, which is no option of the command; expected one of: adapter, ",
     "build = 3": "[build] is 3; expected a table of options",
     "[build]\ntask = ['a', 'b']": "[build]: task is ['a', 'b']; expected one value",
     "[build.task]\na = 1": "[build]: task is {'a': 1}; expected one value",

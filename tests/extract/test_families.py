@@ -93,4 +93,5 @@ def test_the_page_lists_every_family():
         f"| `{family}` | {what} | {'refused: ' + REFUSED[family] if family in REFUSED else 'right'} |"
         for family, (what, _) in sorted(FAMILIES.items())
     ]
-    assert [line for line in PAGE.read_text().splitlines() if line.startswith("| `")] == expected
+    table = PAGE.read_text().partition("| family |")[2].partition("\n\n")[0]
+    assert table.splitlines()[2:] == expected

@@ -57,8 +57,10 @@ def make(tiny_models, rows, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "longrope"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [*((name, "float32") for name in (*tiny.ARCHITECTURES, "longrope")), ("gemma2", "bfloat16")],
+)
 def test_every_architecture_is_what_it_says(architecture, dtype, make, tiny_models, rows):
     store = open_store(make(architecture, dtype))
     found = recompute(store, len(store), model=str(tiny_models(architecture)), source=str(rows))

@@ -89,6 +89,14 @@ def test_a_protocol_that_is_not_registered_has_a_card() -> None:
     assert "residuals read at the last token of elsewhere." in card
 
 
+def test_an_adapter_is_named() -> None:
+    model = published("piqa").manifest.model
+    adapter = {"id": "me/lora", "kind": "hub", "revision": "a" * 40}
+    card = render_card(REPO, [changed("piqa", model={**model, "adapter": adapter})])
+    assert f"` with the adapter `me/lora` at revision `{'a' * 40}`, " in card
+    assert "adapter" not in render_card(REPO, [changed("piqa")])
+
+
 def test_an_outcome_that_the_model_writes_has_a_card() -> None:
     card = render_card(REPO, [changed("piqa", outcome="response")])
     assert head(card)["task_categories"] == ["text-generation", "feature-extraction"]

@@ -34,6 +34,7 @@ def published(hub: Hub, made: Callable[[str], Path]) -> dict[str, ActivationStor
     return stores
 
 
+@pytest.mark.slow
 def test_every_form_is_bit_equal_to_the_store_and_comes_back(
     hub: Hub, published: dict[str, ActivationStore], tmp_path: Path
 ) -> None:

@@ -208,6 +208,7 @@ print([(verdict.success, verdict.answer) for verdict in map(judge, answers)])
 """
 
 
+@pytest.mark.slow
 def test_a_worker_gives_the_same_verdicts(rows):
     """A worker of Ray gets judges alone: it has no task and no rows."""
     task, protocol, source = loaded("nq_open", rows("nq_open"))
@@ -262,6 +263,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.hub
 def test_a_dataset_of_the_hub_is_recorded_with_its_commit(hub, tmp_path):
     pq.write_table(pa.Table.from_pylist(ARC), tmp_path / "rows.parquet")

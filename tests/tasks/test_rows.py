@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -22,7 +21,6 @@ from wif_store.tasks.rows import load_source, parse_hub_spec
 
 TASK = get_task("winogrande")
 GOOD = tiny.rows(12)
-CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "sources"
 
 
 @pytest.fixture(autouse=True)
@@ -115,34 +113,6 @@ def test_other_spellings_of_an_answer_are_read_as_the_tasks_own(name, row, spell
 def test_an_answer_that_could_mean_anything_is_refused(name, row, message):
     with pytest.raises(SourceError, match=f"row 1: {message}"):
         get_task(name).candidate(row, 0, "row 1")
-
-
-# What each file says, and what is expected of it: the rows of the first, or a line.
-WINOGRANDE = (
-    *("blank_end.jsonl", "bom.json", "bom.jsonl", "classlabel", "cols.json", "crlf.jsonl", "dict.parquet"),
-    *("hubdir", "hubdir:train", "hubdir/data/*.parquet", "int_label.jsonl", "large.parquet", "letter.jsonl"),
-    *("lines.json", "pandas.parquet", "rows.csv", "rows.jsonl.gz", "rows.tsv", "utf16.jsonl"),
-)
-REFUSED = {
-    ("winogrande", "null.jsonl"): "line 201: field 'answer' is null; task winogrande expects str",
-    ("boolq", "superglue.jsonl"): "line 1: field 'answer' is missing; found label, passage, question",
-}
-
-
-def test_files_as_other_programs_write_them():
-    if not CASES.is_dir():
-        pytest.skip(f"the sample files are not beside this checkout ({CASES.name} folder absent)")
-    assert len(digests(load(CASES / name) for name in WINOGRANDE)) == 1
-    piqa = [load_source(get_task("piqa"), str(CASES / n)) for n in ("piqa_float.parquet", "piqa_str.jsonl")]
-    assert len(digests(piqa)) == 1
-    for name in ("boolq", "siqa"):
-        source = load_source(
-            get_task({"siqa": "social_i_qa"}.get(name, name)), str(CASES / f"{name}_int.jsonl")
-        )
-        assert len(source.candidates) == 60
-    for (task, name), message in REFUSED.items():
-        with pytest.raises(SourceError, match=message):
-            load_source(get_task(task), str(CASES / name))
 
 
 def test_the_builtin_source_is_the_real_validation_split():
