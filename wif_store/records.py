@@ -61,6 +61,8 @@ class Record:
         written: The response, if the model wrote one.
         context_states: float32 ``[contexts, d_model]``, the states after the final norm from which the first
             token after each context is predicted; none of them where nobody asks.
+        batch_tokens: How many tokens a batch of its block had at most, where batches as large as planned did
+            not fit into memory; 0 where they did.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Record:
     prompt_end: Raw | None = None
     written: Written | None = None
     context_states: Float32 | None = None
+    batch_tokens: int = 0
 
     @property
     def answer(self) -> Answer:

@@ -15,7 +15,7 @@ from wif_store.tasks.base import Request
 
 TASK = get_task("winogrande")
 PROTOCOL = TASK.protocol("mcq")
-REQUEST = Request("x", (("Which?\nAnswer:", " A"), ("Which?\nAnswer:", " B")), None)
+REQUEST = Request("a", (("Which?\nAnswer:", " A"), ("Which?\nAnswer:", " B")), None)
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_a_batch_that_does_not_fit_into_memory_is_one_line(error, tiny_models, m
         raise error
 
     monkeypatch.setattr(type(engine.extract.model.decoder.module), "forward", full)
-    with pytest.raises(ModelError, match="a batch does not fit into memory: pass --batch-tokens below 640"):
+    with pytest.raises(
+        ModelError, match=r"example a has \d+ tokens to run, which do not fit into memory even"
+    ):
         engine.extract([REQUEST])
 
 

@@ -77,6 +77,8 @@ class Block:
         d_model: Width of the residual stream.
         vectors_crc: uint32 ``[sites * layers]``.
         sequence_crc: uint32 ``[sequence_layers, rows]``.
+        batch_tokens: How many tokens a batch had at most, where batches as planned did not fit into
+            memory; else 0.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Block:
     d_model: int
     vectors_crc: np.ndarray
     sequence_crc: np.ndarray
+    batch_tokens: int
 
     @property
     def rows(self) -> int:
@@ -163,6 +166,7 @@ class Blocks:
             d_model=np.array(records[0].final_token.shape[-1]),
             vectors_crc=np.array(vectors_crc, np.uint32),
             sequence_crc=np.array(sequence_crc, np.uint32).reshape(-1, max(1, len(kept))),
+            batch_tokens=np.array(records[0].batch_tokens),
         )
         self._storage.write(f"{name}.npz", [labels.getvalue()])
 
@@ -183,6 +187,7 @@ class Blocks:
                     "texts": json.loads(values["texts"].tobytes()),
                     "dtype": str(values["dtype"]),
                     "d_model": int(values["d_model"]),
+                    "batch_tokens": int(values["batch_tokens"]),
                 }
             )
         except (ImportError, MemoryError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -59,6 +60,7 @@ class SplitScan:
         counted: How many were counted.
         predictions: Of the counted blocks.
         mass: Likewise, of the probability mass of the scored answers.
+        smaller: How many of them had smaller batches than planned, by the most tokens of a batch.
     """
 
     split: str
@@ -71,6 +73,7 @@ class SplitScan:
     counted: int = 0
     predictions: list[np.ndarray] = field(default_factory=list)
     mass: list[np.ndarray] = field(default_factory=list)
+    smaller: Counter[int] = field(default_factory=Counter)
 
     @property
     def most(self) -> int:
@@ -173,6 +176,7 @@ class Scan:
             for values in zip(*((p.predictions, p.mass) for p in self.parts.values()), strict=True)
         )
         known = mass[~np.isnan(mass)]
+        smaller = sum((part.smaller for part in self.parts.values()), Counter[int]())
         return {
             **total,
             "accuracy": total["successes"] / total["scanned"],
@@ -182,6 +186,7 @@ class Scan:
                 else []
             ),
             "answer_mass": float(known.mean()) if len(known) else None,
+            "smaller_batches": {str(tokens): smaller[tokens] for tokens in sorted(smaller)},
         }
 
     def _jobs(self) -> Iterator[BlockJob]:
@@ -219,6 +224,8 @@ class Scan:
                     part.tally.visit(success)
                 part.predictions.append(found.prediction)
                 part.mass.append(found.mass)
+                if found.batch_tokens:
+                    part.smaller[found.batch_tokens] += 1
                 part.counted += 1
                 self.blocks += 1
 

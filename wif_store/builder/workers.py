@@ -74,6 +74,8 @@ class Outcome:
         success: bool ``[n]``, whether the answers are right.
         mass: float64 ``[n]``, the probability mass of the scored answers.
         cost: Tokens that the model ran.
+        batch_tokens: How many tokens a batch had at most, where batches as planned did not fit into
+            memory; else 0.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Outcome:
     success: np.ndarray
     mass: np.ndarray
     cost: int
+    batch_tokens: int
 
     @classmethod
     def of(cls, job: BlockJob, records: Sequence[Record], judged: Sequence[Judged]) -> Outcome:
@@ -88,7 +91,8 @@ class Outcome:
         predictions = np.array([r.prediction for r in records])
         success = np.array([j.success for j in judged])
         mass = np.array([r.answer_mass for r in records])
-        return cls(job.name, predictions, success, mass, sum(r.cost for r in records))
+        cost = sum(r.cost for r in records)
+        return cls(job.name, predictions, success, mass, cost, records[0].batch_tokens)
 
 
 class Workers(AbstractContextManager["Workers"], Protocol):

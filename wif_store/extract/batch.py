@@ -54,6 +54,8 @@ class BatchGroup:
         log_probs: Of all scored tokens, float32.
         context_states: Of all last tokens of contexts, ``[n, d_model]``.
         mark: The point at which the main stream has computed everything.
+        batch_tokens: How many tokens a batch has at most, where those that were planned did not fit into
+            memory; else 0.
     """
 
     batches: list[Batch]
@@ -61,3 +63,4 @@ class BatchGroup:
     log_probs: torch.Tensor
     context_states: torch.Tensor
     mark: torch.cuda.Event | None
+    batch_tokens: int

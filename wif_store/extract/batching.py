@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
 
 CPU_OVERHEAD: Final = 32
 """What a forward pass costs a CPU beside its tokens, in tokens."""
@@ -113,3 +115,13 @@ def plan_batch_groups(
             group, waiting, held = [], 0, 0
     if group:
         yield group
+
+
+def starts(lengths: Iterable[int]) -> npt.NDArray[np.int64]:
+    """Where each of things of these lengths begins when they are laid end to end."""
+    return np.cumsum([0, *lengths], dtype=np.int64)[:-1]
+
+
+def within(values: npt.NDArray[np.int64], first: int, end: int) -> npt.NDArray[np.int64]:
+    """The values from ``first`` up to ``end``, counted from ``first``."""
+    return values[(values >= first) & (values < end)] - first

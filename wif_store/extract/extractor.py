@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from wif_store.extract.batch import Batch, BatchGroup
-from wif_store.extract.batching import BatchLimits, plan_batch_groups
+from wif_store.extract.batching import BatchLimits, plan_batch_groups, starts, within
 from wif_store.extract.chat_template import ChatTemplate
 from wif_store.extract.hooks import Capture, check_finite
-from wif_store.extract.memory import memory_errors
+from wif_store.extract.memory import is_out_of_memory, memory_errors
+from wif_store.extract.streaming import ahead, finished, halved
 from wif_store.extract.tokenize import Encoder
 from wif_store.extract.transfer import SideStream, to_device, to_numpy
 from wif_store.extract.trees import pad
@@ -25,7 +26,7 @@ from wif_store.extract.writing import Writer
 from wif_store.records import Record, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
@@ -130,7 +131,7 @@ class Extractor:
                 # In this thread, for the hooks that read a batch would see what the model writes.
                 works: Iterator[list[Work]] = map(self.plan, blocks)
             else:
-                works = _ahead(encoding, self.plan, blocks)
+                works = ahead(encoding, self.plan, blocks)
             yield from self._run(works, collecting)
 
     def read(self, encoded: Sequence[Encoded]) -> list[Record]:
@@ -172,25 +173,54 @@ class Extractor:
         for works in blocks:
             records: list[Record | None] = [None] * len(works)
             begun.append(records)
-            lengths, states = [len(work) for work in works], [len(work.node) for work in works]
-            # Batches are made of one block alone: where a build was resumed must not show in its numbers.
-            for batches in plan_batch_groups(lengths, states, self.limits):
-                if self._side.depth:
-                    group = self._launch(works, batches, records)
-                    on_device.append(collecting.submit(self._collect, group))
+            # Batches are made of one block alone, and each block begins with the same limits: where a build
+            # was resumed must not show in its numbers.
+            budget = self.limits.tokens
+            while True:
+                lengths, states = [len(work) for work in works], [len(work.node) for work in works]
+                limits = replace(self.limits, tokens=budget)
+                for batches in plan_batch_groups(lengths, states, limits):
+                    if (group := self._fitting(works, batches, records, budget)) is None:
+                        break
+                    if self._side.depth:
+                        on_device.append(collecting.submit(self._collect, group))
+                    while len(on_device) > self._side.depth:
+                        on_device.popleft().result()
+                    # At once, not at the end of the block: what is not given back is not journalled either.
+                    yield from finished(begun)
                 else:
-                    self._collect(self._launch(works, batches, records))
-                while len(on_device) > self._side.depth:
+                    break
+                # What was launched before still fills in records, also of blocks before this one.
+                while on_device:
                     on_device.popleft().result()
-                # At once, not at the end of the block: what is not given back is not journalled either.
-                yield from _finished(begun)
-            yield from _finished(begun)
+                records[:] = [None] * len(works)
+                yield from finished(begun)
+                budget = halved(budget, [works[i] for batch in batches for i in batch])
+            yield from finished(begun)
         while on_device:
             on_device.popleft().result()
-            yield from _finished(begun)
+            yield from finished(begun)
+
+    def _fitting(
+        self, works: list[Work], batches: list[list[int]], records: list[Record | None], budget: int
+    ) -> BatchGroup | None:
+        """Run batches that are scored together; None where they do not fit into memory."""
+        try:
+            group = self._launch(works, batches, records, budget)
+            if not self._side.depth:
+                self._collect(group)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return group
+        # Only now, for the error held on to what was computed.
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     def _launch(
-        self, works: list[Work], batches: list[list[int]], records: list[Record | None]
+        self, works: list[Work], batches: list[list[int]], records: list[Record | None], budget: int
     ) -> BatchGroup:
         """Start forward passes and score them; nothing here waits for the device."""
         passed, states, contexts = [], [], []
@@ -200,11 +230,12 @@ class Extractor:
             states.append(scored)
             contexts.append(ends)
         order = [work for batch in passed for work in batch.works]
-        starts = _starts(len(work.node) for work in order)
-        row = np.concatenate([start + work.row for start, work in zip(starts, order, strict=True)])
+        begins = starts(len(work.node) for work in order)
+        row = np.concatenate([begin + work.row for begin, work in zip(begins, order, strict=True)])
         tokens = np.concatenate([work.token for work in order])
         log_probs = self.model.head.log_probs(torch.cat(states), row, tokens)
-        return BatchGroup(passed, records, log_probs, torch.cat(contexts), self._side.mark())
+        smaller = budget if budget < self.limits.tokens else 0
+        return BatchGroup(passed, records, log_probs, torch.cat(contexts), self._side.mark(), smaller)
 
     def _forward(self, works: list[Work], indices: list[int]) -> tuple[Batch, torch.Tensor, torch.Tensor]:
         """Run a batch; with the states of it that predict scored tokens, and those where contexts end.
@@ -217,7 +248,7 @@ class Extractor:
         parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in works]
         begins = np.zeros(len(trees), np.int64)
         order = [i for members in passes for i in members]
-        begins[order] = _starts(len(trees[i][1]) for i in order)
+        begins[order] = starts(len(trees[i][1]) for i in order)
         for (n, tree), begin in zip(trees, begins, strict=True):
             parts[n].append(begin + np.arange(len(tree)))
         nodes = [np.concatenate(part) for part in parts]
@@ -267,7 +298,7 @@ class Extractor:
             owner: int64 ``[rows]``, which example of the block each row is of.
         """
         span = (first, first + len(rows.nodes))
-        at, finals, ends = (_within(v, *span) for v in (wanted, batch.finals, batch.context_ends))
+        at, finals, ends = (within(v, *span) for v in (wanted, batch.finals, batch.context_ends))
         # Where sequences of the last layer are read, all of it must run.
         everywhere = len(self.model.layers) - 1 in self.sequence_layers
         read = rows.nodes if everywhere else rows.nodes[self._index(np.union1d(at, finals))]
@@ -295,11 +326,12 @@ class Extractor:
             ends = self._side.to_host(group.context_states).float().numpy()
             context_states = np.split(ends, np.cumsum([len(b.context_ends) for b in group.batches])[:-1])
             for batch, part, states in zip(group.batches, parts, context_states, strict=True):
-                for index, record in zip(batch.indices, self._records(batch, part, states), strict=True):
+                found = self._records(batch, part, states, group.batch_tokens)
+                for index, record in zip(batch.indices, found, strict=True):
                     group.records[index] = record
 
     def _records(
-        self, batch: Batch, log_probs: npt.NDArray[np.float64], context_states: Float32
+        self, batch: Batch, log_probs: npt.NDArray[np.float64], context_states: Float32, batch_tokens: int
     ) -> Iterator[Record]:
         """The records of a batch, from the log-probabilities of its scored tokens."""
         works = batch.works
@@ -342,6 +374,7 @@ class Extractor:
                 prompt_end=None if prompt_ends is None else prompt_ends[:, n],
                 written=_with_likelihood(encoded.written, by_work[n]),
                 context_states=ends[n],
+                batch_tokens=batch_tokens,
             )
 
     def _vectors(self, batch: Batch, nodes: npt.ArrayLike) -> torch.Tensor:
@@ -355,35 +388,3 @@ class Extractor:
 def _with_likelihood(written: Written | None, log_probs: npt.NDArray[np.float64]) -> Written | None:
     """A response with what its tokens say of it."""
     return None if written is None else replace(written, least_logprob=float(log_probs.min(initial=0.0)))
-
-
-def _ahead(
-    pool: ThreadPoolExecutor,
-    prepare: Callable[[Sequence[Request]], list[Work]],
-    blocks: Iterable[Sequence[Request]],
-) -> Iterator[list[Work]]:
-    """Prepare each block while the one before it is used."""
-    prepared: Future[list[Work]] | None = None
-    for requests in blocks:
-        following = pool.submit(prepare, requests)
-        if prepared is not None:
-            yield prepared.result()
-        prepared = following
-    if prepared is not None:
-        yield prepared.result()
-
-
-def _finished(begun: deque[list[Record | None]]) -> Iterator[list[Record]]:
-    """Blocks whose records are all there, in their order."""
-    while begun and all(record is not None for record in begun[0]):
-        yield [record for record in begun.popleft() if record is not None]
-
-
-def _starts(lengths: Iterable[int]) -> npt.NDArray[np.int64]:
-    """Where each of things of these lengths begins when they are laid end to end."""
-    return np.cumsum([0, *lengths], dtype=np.int64)[:-1]
-
-
-def _within(values: npt.NDArray[np.int64], first: int, end: int) -> npt.NDArray[np.int64]:
-    """The values from ``first`` up to ``end``, counted from ``first``."""
-    return values[(values >= first) & (values < end)] - first

@@ -27,13 +27,14 @@ def memory_errors(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         msg = f"{what} does not fit into memory: {advice}"
         raise ModelError(msg) from None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)  # a CPU and Apple's GPUs raise plain errors
