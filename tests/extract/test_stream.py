@@ -57,9 +57,9 @@ def test_a_block_is_given_back_before_the_next_one_is_done(engine, blocks, depth
     monkeypatch.setattr(engine.extract._side, "depth", depth)
     launch, launched = engine.extract._launch, []
 
-    def launching(works, batches, records):
+    def launching(works, batches, records, budget):
         launched.append(sum(map(len, batches)))
-        return launch(works, batches, records)
+        return launch(works, batches, records, budget)
 
     monkeypatch.setattr(engine.extract, "_launch", launching)
     stream = engine.extract.stream([blocks[0], blocks[2]])
