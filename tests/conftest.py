@@ -15,7 +15,25 @@ from tests.support import tiny
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+FIRST = (
+    "workers_ray",
+    "examples",
+    "site",
+    "end_to_end",
+    "harness",
+    "benchmarks",
+    "docs",
+    "campaign",
+    "dataset",
+)
+"""Files of few and long tests: were they last, one process would run them while the others wait."""
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests are long."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in FIRST)
 
 
 @pytest.fixture(scope="session")
