@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from tests.support import tiny
 from tests.support.command import build
 from wif_store.extract.decoder import Decoder
+from wif_store.extract.engine import open_engine
+from wif_store.extract.intervention import Intervention
+from wif_store.extract.rerun import Rerun
 from wif_store.store.reader import open_store
+from wif_store.tasks import get_task
+from wif_store.tasks.rows import load_source
 
 ROOM = 400
 """Tokens, padding included, that the memory of these tests has room for."""
@@ -96,3 +102,31 @@ def test_a_row_that_does_not_fit_alone_is_named(tiny_models, tmp_path, refusing)
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: example winogrande-")
     assert "tokens to run, which do not fit into memory even alone: pass --sequence-layers none" in error
+
+
+def test_a_moved_pass_that_does_not_fit_gives_what_a_whole_one_gives(tiny_models, rows, monkeypatch):
+    """The lower layers stand in for themselves by what is run, and not by the number of the pass."""
+    task = get_task("winogrande")
+    protocol = task.protocol("aligned")
+    requests = [task.request(c, protocol) for c in load_source(task, str(rows)).candidates[:40]]
+    given = {"dtype": "float32", "device": "cpu", "batch_tokens": 1600, "sequence_layers": "none"}
+    extractor = open_engine(str(tiny_models("llama")), protocol, **given).extract
+    move = Intervention(1, np.full(32, 32**-0.5, np.float32), shift=3.0)
+    whole = Rerun(extractor, 1).block(requests)
+    whole.run(None)
+    expected = whole.run(move)
+    block = Rerun(extractor, 1).block(requests)
+    block.run(None)
+    block.run(move)  # The first one tries whether the lower layers may be left out.
+    states = Decoder.states
+
+    def within(self, rows, read=None):
+        if rows.ids.numel() > ROOM:
+            msg = "CUDA out of memory. Tried to allocate 2.00 GiB."
+            raise torch.OutOfMemoryError(msg)
+        return states(self, rows, read)
+
+    monkeypatch.setattr(Decoder, "states", within)
+    for found, want in zip(block.run(move), expected, strict=True):
+        assert found.batch_tokens == 400
+        np.testing.assert_allclose(found.logprobs, want.logprobs, rtol=1e-5)

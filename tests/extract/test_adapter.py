@@ -145,3 +145,15 @@ def test_weights_that_the_file_lacks_are_refused(made, tiny_models, tmp_path):
     save_file(weights, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match=r"cannot be merged .*missing adapter keys"):
         open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu", adapter=str(folder))
+
+
+def test_weights_that_have_no_place_are_refused(made, tiny_models, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(made("llama")[0], tmp_path / "a")
+    weights = load_file(folder / "adapter_model.safetensors")
+    one = next(iter(weights))
+    weights[one.replace("layers.0", "layers.9")] = weights[one].clone()
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"holds .*layers\.9.* that the model or adapter_config.json has no"):
+        open_engine(str(tiny_models("llama")), PROTOCOL, device="cpu", adapter=str(folder))

@@ -85,7 +85,10 @@ def merged(causal_lm: Any, base: Located, adapter: Located) -> Any:
             wrapped = PeftModel.from_pretrained(
                 causal_lm, adapter.path, torch_device=str(causal_lm.device), autocast_adapter_dtype=False
             )
+            _check_taken(wrapped, adapter)
             return wrapped.merge_and_unload(safe_merge=True)
+    except ModelError:
+        raise
     except Exception as error:
         # PEFT raises many kinds here, by the kind of adapter.
         msg = (
@@ -93,6 +96,20 @@ def merged(causal_lm: Any, base: Located, adapter: Located) -> Any:
             "one that was trained on this model"
         )
         raise ModelError(msg) from error
+
+
+def _check_taken(wrapped: Any, adapter: Located) -> None:
+    """See that every weight of the file is in the model: PEFT leaves out what it has no place for."""
+    from peft import get_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
+
+    taken = get_peft_model_state_dict(wrapped, save_embedding_layers=True).keys()
+    if beyond := sorted(load_peft_weights(adapter.path, device="cpu").keys() - taken):
+        msg = (
+            f"adapter {adapter.name} holds {beyond[0]}, one of {len(beyond)} weights that the model or "
+            f"{CONFIG} has no place for: expected one that was trained on this model"
+        )
+        raise ModelError(msg)
 
 
 def _settings(adapter: Located) -> Mapping[str, Any]:

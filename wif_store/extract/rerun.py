@@ -88,9 +88,9 @@ class Block:
         self._rerun, self._requests = rerun, requests
         writes = rerun.extractor.protocol.generation
         self._works: list[Work] | None = None if writes else rerun.extractor.plan(requests)
-        self._kept: list[Any] = []
+        self._kept: dict[bytes, Any] = {}
         self._intervention: Intervention | None = None
-        self._skipping, self._pass = False, 0
+        self._skipping = False
 
     def run(self, intervention: Intervention | None) -> list[Record]:
         """Run the examples with a change, or with none.
@@ -116,9 +116,9 @@ class Block:
         )
 
     def _run(self, intervention: Intervention | None, *, skipping: bool) -> list[Record]:
-        self._intervention, self._skipping, self._pass = intervention, skipping, 0
+        self._intervention, self._skipping = intervention, skipping
         if not skipping:
-            self._kept = []
+            self._kept = {}
         extractor, self._rerun.running = self._rerun.extractor, self
         try:
             with memory_errors("a batch", "use a larger device"):
@@ -130,15 +130,18 @@ class Block:
     def around(self, final: torch.Tensor, owner: torch.Tensor) -> Iterator[None]:
         """Around a forward pass: stand in for the lower layers, or keep what they give; then the change."""
         modules, layer = self._rerun.extractor.model.layers, self._rerun.layer
+        # By what is run, not by its number: where memory was full, other batches follow. Those are run whole.
+        batch = torch.cat([final, owner]).cpu().numpy().tobytes()
         with ExitStack() as stack:
-            if self._skipping:
-                stack.enter_context(_standing_in(modules[: layer + 1], self._kept[self._pass]))
-            elif self._works is not None:
-                handle = modules[layer].register_forward_hook(lambda *given: self._kept.append(given[2]))
+            if self._skipping and batch in self._kept:
+                stack.enter_context(_standing_in(modules[: layer + 1], self._kept[batch]))
+            elif self._works is not None and not self._skipping:
+                handle = modules[layer].register_forward_hook(
+                    lambda *given: self._kept.__setitem__(batch, given[2])
+                )
                 stack.callback(handle.remove)
             if self._intervention is not None:
                 stack.enter_context(self._intervention.applied(modules, final, owner))
-            self._pass += 1
             yield
 
 
