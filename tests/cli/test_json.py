@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -104,6 +107,14 @@ def test_an_error_is_an_object_and_a_line(command):
     found = checked("error", done.stdout)
     assert done.stderr.splitlines()[-1] == f"error: {found['message']}"
     assert run(*command).stdout == ""
+
+
+def test_an_error_that_cannot_be_printed_is_a_line(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        call = [sys.executable, "-m", "wif_store", "info", str(tmp_path / "absent.zarr"), "--json"]
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [("info", "s.zarr", "--deep"), ("build", "--dtype", "int4"), ("pull",)])

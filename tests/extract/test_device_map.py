@@ -57,6 +57,8 @@ def test_a_store_has_the_same_bytes(architecture, tiny_models, rows_file, tmp_pa
         (MAP | {"model.tower": "cpu"}, "names model.tower, which is no module of the model"),
         (json.dumps(MAP)[:-1] + ', "lm_head": "cpu"}', r"cannot be read \(it names lm_head twice\)"),
         ("[]", "is no map"),
+        (MAP | {"model.embed_tokens": "disk"}, "or its embeddings"),
+        ("[" * 100_000, "cannot be read"),
         (MAP | {"lm_head": "disk"}, "moves the head of the model in and out of memory"),
         (MAP | {"model.norm": "abacus"}, "model llama cannot be loaded"),
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -35,5 +36,6 @@ def print_error(kind: str, message: str) -> None:
     """Print an error as a line, and as an object where one is asked for, whatever else was read."""
     line = printable(message)
     if "--json" in sys.argv[1:]:
-        print_json("error", {"error": kind, "message": line})
+        with suppress(OSError):  # what the error is about may be standard output itself
+            print_json("error", {"error": kind, "message": line})
     typer.echo(f"error: {line}", err=True)

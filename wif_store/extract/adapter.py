@@ -115,7 +115,7 @@ def _check_taken(wrapped: Any, adapter: Located) -> None:
 def _settings(adapter: Located) -> Mapping[str, Any]:
     try:
         found = json.loads(Path(adapter.path, CONFIG).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"{CONFIG} of adapter {adapter.name} cannot be read: {one_line(error)}"
         raise ModelError(msg) from error
     return found if isinstance(found, dict) else {}

@@ -33,7 +33,7 @@ def read_device_map(given: str, located: Located, *, trust_remote_code: bool) ->
         return AUTO
     try:
         found = json.loads(Path(given).read_bytes(), object_pairs_hook=_once)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"--device-map {given} cannot be read ({one_line(error)}); expected auto or a JSON file"
         raise ModelError(msg) from error
     if not isinstance(found, dict) or not all(isinstance(device, str | int) for device in found.values()):
@@ -87,13 +87,13 @@ def main_device(causal_lm: Any) -> torch.device:
     """Where a model's tokens go in, and where its logits are made.
 
     Raises:
-        ModelError: If the head's weights are not in memory: they are read at every batch.
+        ModelError: If the weights of the head or of the embeddings are not in memory.
     """
     device: torch.device = causal_lm.get_output_embeddings().weight.device
-    if device.type == "meta":
+    if "meta" in (device.type, causal_lm.get_input_embeddings().weight.device.type):
         msg = (
-            "the device map moves the head of the model in and out of memory; expected its output "
-            "embeddings, and the input embeddings that they may be tied to, where they stay"
+            "the device map moves the head of the model in and out of memory, or its embeddings; "
+            "expected both where they stay"
         )
         raise ModelError(msg)
     return device

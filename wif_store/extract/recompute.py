@@ -10,6 +10,7 @@ import torch
 
 from wif_store.errors import DamageError
 from wif_store.extract.hooks import Capture
+from wif_store.extract.memory import memory_errors
 from wif_store.extract.replay import TOLERANCES, NoRowsError, differs, load_recorded, open_replay
 from wif_store.extract.transfer import to_numpy
 from wif_store.extract.trees import grow, pad
@@ -173,7 +174,10 @@ def _compute(store: ActivationStore, model: Model, example: Example) -> tuple[Fl
     capture = Capture(store.layers, store.sequence_layers)
     prompt = example.response.prompt_tokens if example.response else len(ids)
     at = [(prompt if site == PROMPT_END else len(ids)) - 1 for site in store.manifest.sites]
-    with capture.reading(model.layers, rows.nodes[at], rows.nodes):
+    with (
+        capture.reading(model.layers, rows.nodes[at], rows.nodes),
+        memory_errors(f"example {example.id}", "use a device with more memory"),
+    ):
         model.decoder.states(rows)
     vectors = capture.final_tokens(torch.arange(len(at), device=model.device))
     sequences = capture.sequences(torch.arange(len(ids), device=model.device))

@@ -136,7 +136,7 @@ def repo_of(stores: Sequence[Path], repo: str | None) -> str:
         return repo
     for store in stores:
         model = open_store(store).manifest.model
-        if (model["kind"], model["id"]) != ("hub", DEFAULT_MODEL):
+        if (model["kind"], model["id"]) != ("hub", DEFAULT_MODEL) or model.get("adapter"):
             msg = (
                 f"--repo is required: {store} is of {model['id']}, and {DEFAULT_REPO} has {DEFAULT_MODEL} "
                 "alone; name a dataset of your own, OWNER/NAME"
