@@ -20,9 +20,8 @@ ROOM = 400
 """Tokens, padding included, that the memory of these tests has room for."""
 
 
-@pytest.fixture
-def refusing(monkeypatch):
-    """An allocator that refuses a forward pass of more tokens, and counts the passes that it lets through."""
+def refuse(monkeypatch):
+    """From now on an allocator refuses passes of more tokens; gives the sizes of those it lets through."""
     states = Decoder.states
     passes = []
 
@@ -35,6 +34,11 @@ def refusing(monkeypatch):
 
     monkeypatch.setattr(Decoder, "states", within)
     return passes
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    return refuse(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +122,7 @@ def test_a_moved_pass_that_does_not_fit_gives_what_a_whole_one_gives(tiny_models
     block = Rerun(extractor, 1).block(requests)
     block.run(None)
     block.run(move)  # The first one tries whether the lower layers may be left out.
-    states = Decoder.states
-
-    def within(self, rows, read=None):
-        if rows.ids.numel() > ROOM:
-            msg = "CUDA out of memory. Tried to allocate 2.00 GiB."
-            raise torch.OutOfMemoryError(msg)
-        return states(self, rows, read)
-
-    monkeypatch.setattr(Decoder, "states", within)
+    refuse(monkeypatch)
     for found, want in zip(block.run(move), expected, strict=True):
         assert found.batch_tokens == 400
         np.testing.assert_allclose(found.logprobs, want.logprobs, rtol=1e-5)

@@ -32,35 +32,12 @@ def requests(rows_file):
 
 
 def saved(family, folder):
-    """A model of a family with random weights that do not vanish, and its tokenizer."""
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config(family), dtype=torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # A recurrence with weights at random does not stay finite.
-            if not any(part in name for part in ("A_log", "dt_bias", "time_decay")):
-                parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.1))
-    model.save_pretrained(folder)
-    tiny.tokenizer(folder)
-    return folder
+    return tiny.save(config(family), folder)
 
 
 def hooked(model, token_ids):
-    """``[layers, length, d_model]`` of one sequence, by hooks on the layers alone."""
     layers = find_layers(model, model.config.get_text_config(decoder=True).num_hidden_layers)
-    seen = []
-
-    def keep(layer, inputs, output):
-        seen.append((output[0] if isinstance(output, tuple) else output).clone())
-
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    with torch.inference_mode():
-        model(torch.tensor([[int(token) for token in token_ids]]), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return torch.cat(seen).numpy()
+    return tiny.hooked_residuals(model, token_ids, layers).numpy()
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers': kernels that are not installed, settings of its own

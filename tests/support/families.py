@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-COMMON = {
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
-}
+from tests.support.tiny import COMMON, VISION
+
 OLD = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 512}
 EXPERTS = {
     "num_experts": 4,
@@ -52,14 +41,6 @@ STATES = {
     "mamba_d_conv": 4,
 }
 CAP = {"query_pre_attn_scalar": 8, **WINDOWS}
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "image_size": 28,
-    "patch_size": 14,
-}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "apertus": ("an activation with weights, norms of queries and keys", {}),

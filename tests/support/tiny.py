@@ -15,6 +15,30 @@ WORDS = (
 ).split()
 
 
+COMMON = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
+RECURRENT = ("A_log", "dt_bias", "time_decay")
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
 def rows(count: int = 60) -> list[dict[str, Any]]:
     """WinoGrande-shaped rows of unequal length, made here; three of four have options of their own."""
     nouns = ["trophy", "suitcase", "cat", "dog", "table", "box", "house", "key"]
@@ -66,19 +90,7 @@ def config(architecture: str) -> Any:
     """A configuration of a few thousand weights; windows shorter than the texts where it has windows."""
     import transformers
 
-    common = dict(
-        vocab_size=512,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
+    common = dict(COMMON)
     windows = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
     if architecture == "gemma2":
         return transformers.Gemma2Config(
@@ -95,14 +107,7 @@ def config(architecture: str) -> Any:
         return transformers.Gemma3Config(
             text_config={**text, "query_pre_attn_scalar": 8},
             # As deep as the decoder.
-            vision_config={
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "image_size": 28,
-                "patch_size": 14,
-            },
+            vision_config=VISION,
             mm_tokens_per_image=4,
             boi_token_index=501,
             eoi_token_index=502,
@@ -134,16 +139,23 @@ ARCHITECTURES = ("gemma2", "gemma3", "llama", "qwen2", "gpt2")
 
 
 def save_model(architecture: str, folder: Path, seed: int = 0, **options: Any) -> Path:
-    """A model with random weights and its tokenizer, as ``save_pretrained`` writes them."""
+    """A model of an architecture with random weights, and its tokenizer, as ``save_pretrained`` writes."""
+    return save(config(architecture), folder, seed, **options)
+
+
+def save(config: Any, folder: Path, seed: int = 0, **options: Any) -> Path:
+    """The same of a configuration."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config(architecture), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        for parameter in model.parameters():
-            # The default scale leaves a tiny model's choices within rounding of each other.
-            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.1))
+        for name, parameter in model.named_parameters():
+            # A recurrence with weights at random does not stay finite.
+            if not any(part in name for part in RECURRENT):
+                # The default scale leaves a tiny model's choices within rounding of each other.
+                parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.1))
     model.save_pretrained(folder)
     tokenizer(folder, **options)
     return folder
@@ -181,18 +193,21 @@ def plain_logprob(model: Any, tokenizer: Any, context: str, continuation: str) -
     return sum(float(logprobs[i - 1, ids[i]]) for i in range(begin, len(ids)))
 
 
-def hooked_residuals(model: Any, token_ids: Any) -> Any:
+def hooked_residuals(model: Any, token_ids: Any, layers: Any = None) -> Any:
     """``[layers, length, d_model]``: every decoder layer's output for one unpadded sequence."""
     import torch
 
-    layers = model.transformer.h if hasattr(model, "transformer") else model.get_decoder().layers
+    if layers is None:
+        layers = model.transformer.h if hasattr(model, "transformer") else model.get_decoder().layers
     seen: list[Any] = []
     handles = [
-        layer.register_forward_hook(lambda m, i, o: seen.append(o[0] if isinstance(o, tuple) else o))
+        layer.register_forward_hook(
+            lambda m, i, o: seen.append((o[0] if isinstance(o, tuple) else o).clone())
+        )
         for layer in layers
     ]
     with torch.inference_mode():
-        model(torch.tensor([[int(token) for token in token_ids]]))
+        model(torch.tensor([[int(token) for token in token_ids]]), use_cache=False)
     for handle in handles:
         handle.remove()
     return torch.cat(seen).clone()

@@ -176,8 +176,8 @@ class Extractor:
             # Batches are made of one block alone, and each block begins with the same limits: where a build
             # was resumed must not show in its numbers.
             budget = self.limits.tokens
+            lengths, states = [len(work) for work in works], [len(work.node) for work in works]
             while True:
-                lengths, states = [len(work) for work in works], [len(work.node) for work in works]
                 limits = replace(self.limits, tokens=budget)
                 for batches in plan_batch_groups(lengths, states, limits):
                     if (group := self._fitting(works, batches, records, budget)) is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wif_store.errors import ResidualError
+from wif_store.extract.layers import output_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ class Capture:
 
         def hook(layer: int) -> Any:
             def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-                hidden = output[0] if isinstance(output, tuple) else output
+                hidden = output_of(output)
                 flat = hidden.reshape(-1, hidden.shape[-1])
                 if layer in self._finals:
                     self._finals[layer].append(_selected(flat, finals))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from wif_store.extract.layers import output_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -70,7 +72,7 @@ class Intervention:
         def change(module: Any, inputs: Any, output: Any) -> Any:
             nonlocal passes
             passes += 1
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = output_of(output)
             if self.at == "all":
                 hidden = self._changed(hidden, owner[:, None])
             elif passes == 1:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from wif_store.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def decoder_of(causal_lm: Any) -> Any:
@@ -16,6 +19,12 @@ def decoder_of(causal_lm: Any) -> Any:
     """
     found = causal_lm.get_decoder() if hasattr(causal_lm, "get_decoder") else causal_lm
     return getattr(causal_lm, "model", found) if found is causal_lm else found
+
+
+def output_of(output: Any) -> torch.Tensor:
+    """The residuals that a decoder layer gives: some layers give more beside them."""
+    residuals: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return residuals
 
 
 def layers_within(module: nn.Module, count: int) -> dict[str, nn.ModuleList]:

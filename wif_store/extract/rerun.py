@@ -131,11 +131,12 @@ class Block:
         """Around a forward pass: stand in for the lower layers, or keep what they give; then the change."""
         modules, layer = self._rerun.extractor.model.layers, self._rerun.layer
         # By what is run, not by its number: where memory was full, other batches follow. Those are run whole.
-        batch = torch.cat([final, owner]).cpu().numpy().tobytes()
+        # Where the model writes, nothing is kept.
+        batch = b"" if self._works is None else torch.cat([final, owner]).cpu().numpy().tobytes()
         with ExitStack() as stack:
             if self._skipping and batch in self._kept:
                 stack.enter_context(_standing_in(modules[: layer + 1], self._kept[batch]))
-            elif self._works is not None and not self._skipping:
+            elif batch and not self._skipping:
                 handle = modules[layer].register_forward_hook(
                     lambda *given: self._kept.__setitem__(batch, given[2])
                 )

@@ -14,6 +14,7 @@ import torch
 from wif_store.errors import ModelError
 from wif_store.extract.attention import needs_mask
 from wif_store.extract.decoder import Decoder
+from wif_store.extract.layers import output_of
 from wif_store.extract.lengths import with_lengths
 from wif_store.extract.trees import grow, pad
 
@@ -77,7 +78,7 @@ def _alone(decoder: Decoder, last: nn.Module) -> list[torch.Tensor]:
         ModelError: If a decoder layer does not give one vector a token.
     """
     given: list[int] = []
-    handle = last.register_forward_hook(lambda module, inputs, output: given.append(_first(output).dim()))
+    handle = last.register_forward_hook(lambda module, inputs, output: given.append(output_of(output).dim()))
     try:
         device = decoder.module.device
         states = [decoder.states(pad([grow([sequence])], device))[0] for sequence in TRIAL]
@@ -90,11 +91,6 @@ def _alone(decoder: Decoder, last: nn.Module) -> list[torch.Tensor]:
         )
         raise ModelError(msg)
     return states
-
-
-def _first(output: Any) -> torch.Tensor:
-    first: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return first
 
 
 def _with_trees(
